@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Pins every requirement with its hashes, for all supported Pythons, without any index address.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile=(uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --custom-compile-command "make lock")
+for part in signer broker worker device certs; do
+  "${compile[@]}" --extra "$part" -o "requirements/$part.lock"
+done
+"${compile[@]}" --all-extras --group dev -o requirements/dev.lock
