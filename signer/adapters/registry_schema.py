@@ -1,0 +1,73 @@
+"""Tables of the embedded registry, part of the signer's one state database.
+
+Every name begins with `registry_`. All omnis, hashes and coordinates are 32 raw bytes, addresses 20. Nothing here is
+ever deleted except a scope row; a revoked device keeps its row, so that its key hash is never registered again.
+"""
+
+from typing import Final
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS registry_operators (
+    operator_omni BLOB PRIMARY KEY CHECK (length(operator_omni) = 32),
+    identity_omni BLOB NOT NULL UNIQUE CHECK (length(identity_omni) = 32),
+    wallet        BLOB NOT NULL CHECK (length(wallet) = 20),
+    wallet_epoch  INTEGER NOT NULL,
+    frozen        INTEGER NOT NULL DEFAULT 0,
+    nonce         INTEGER NOT NULL,
+    freeze_nonce  INTEGER NOT NULL DEFAULT 0,
+    threshold     INTEGER NOT NULL DEFAULT 1
+) STRICT, WITHOUT ROWID;
+
+-- An actor omni belongs to one operator for ever. A master's actor is the operator itself.
+CREATE TABLE IF NOT EXISTS registry_actors (
+    actor_omni    BLOB PRIMARY KEY CHECK (length(actor_omni) = 32),
+    operator_omni BLOB NOT NULL REFERENCES registry_operators (operator_omni)
+) STRICT, WITHOUT ROWID;
+
+-- All devices of an operator lie side by side: they are read together. Label and generation: agents only.
+CREATE TABLE IF NOT EXISTS registry_devices (
+    device_key_hash    BLOB NOT NULL UNIQUE CHECK (length(device_key_hash) = 32),
+    operator_omni      BLOB NOT NULL REFERENCES registry_operators (operator_omni),
+    actor_omni         BLOB NOT NULL REFERENCES registry_actors (actor_omni),
+    address            BLOB NOT NULL CHECK (length(address) = 20),
+    label              TEXT,
+    generation         INTEGER,
+    tier               INTEGER NOT NULL,
+    roles              INTEGER NOT NULL,
+    revoked            INTEGER NOT NULL DEFAULT 0,
+    registered_at      INTEGER NOT NULL,
+    sequence           INTEGER NOT NULL,
+    sign_count         INTEGER NOT NULL DEFAULT 0,
+    credential_id_hash BLOB,
+    k11_x              BLOB,
+    k11_y              BLOB,
+    rp_id_hash         BLOB,
+    origin_hash        BLOB,
+    PRIMARY KEY (operator_omni, device_key_hash)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS registry_devices_of_credential ON registry_devices (credential_id_hash, sequence)
+    WHERE credential_id_hash IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS registry_scopes (
+    operator_omni BLOB NOT NULL,
+    actor_omni    BLOB NOT NULL REFERENCES registry_actors (actor_omni),
+    service       TEXT NOT NULL,
+    PRIMARY KEY (operator_omni, actor_omni, service)
+) STRICT, WITHOUT ROWID;
+
+-- Every applied change as it was signed, so that it can be replayed: it authenticates itself.
+-- `head` chains over all of them; `mac` covers head and `incarnation` under the journal MAC key of `epoch`.
+CREATE TABLE IF NOT EXISTS registry_changes (
+    sequence      INTEGER PRIMARY KEY,
+    operator_omni BLOB NOT NULL,
+    digest        BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    type          TEXT NOT NULL,
+    body          BLOB NOT NULL,
+    row           BLOB NOT NULL,
+    head          BLOB NOT NULL CHECK (length(head) = 32),
+    mac           BLOB NOT NULL CHECK (length(mac) = 32),
+    epoch         INTEGER NOT NULL,
+    incarnation   INTEGER NOT NULL,
+    applied_at    INTEGER NOT NULL
+) STRICT;
+"""

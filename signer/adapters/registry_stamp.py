@@ -1,0 +1,56 @@
+"""A few bytes that all signer processes of one host share: who looks at them notices a change without asking SQLite."""
+
+import mmap
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+_WORDS: Final = 3
+_SIZE: Final = 8 * _WORDS
+_STAMP, _INCARNATION, _HIGH_WATER = range(_WORDS)
+
+
+class SharedStamp:
+    """A stamp drawn anew around each commit, and the newest head that any process has seen.
+
+    Writes of one aligned 64-bit word are atomic. The stamp is random, not counted: two processes that write at once
+    leave a value that no reader has seen before, whichever of them comes last.
+    """
+
+    __slots__ = ("_map", "_words")
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file at `path`, mode 0600."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_size < _SIZE:
+                os.ftruncate(descriptor, _SIZE)
+            self._map = mmap.mmap(descriptor, _SIZE)
+        finally:
+            os.close(descriptor)
+        self._words = memoryview(self._map).cast("Q")
+
+    def read(self) -> int:
+        """The stamp; any difference to an earlier one means that something may have been committed."""
+        return self._words[_STAMP]
+
+    def bump(self) -> None:
+        """Draw a new stamp: once before a commit, so that nobody trusts what was read meanwhile, and once after it."""
+        self._words[_STAMP] = secrets.randbits(64)
+
+    def high_water(self, incarnation: int) -> int:
+        """The newest sequence committed under this incarnation, as far as known. Read it before the database."""
+        return self._words[_HIGH_WATER] if self._words[_INCARNATION] == incarnation else 0
+
+    def raise_high_water(self, incarnation: int, sequence: int) -> None:
+        """Remember a committed sequence; it only falls with a new incarnation."""
+        if self._words[_INCARNATION] != incarnation:
+            self._words[_HIGH_WATER] = 0
+            self._words[_INCARNATION] = incarnation
+        self._words[_HIGH_WATER] = max(self._words[_HIGH_WATER], sequence)
+
+    def close(self) -> None:
+        """Unmap the file. Not to be used afterwards."""
+        self._words.release()
+        self._map.close()

@@ -1,0 +1,67 @@
+"""Token buckets: how many calls one certificate, and one device, may make a second.
+
+A device's bucket is charged only after its signature was verified, so that nobody can lock out a victim by naming it.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from agentkeys_core.errors import KeyServiceError, Reason
+
+#: Buckets kept at once; the least recently used goes first. An attacker who could fill this many holds as many devices.
+_CAPACITY: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """`per_s` calls a second on average, `burst` at once."""
+
+    per_s: float
+    burst: float
+
+
+class TokenBuckets:
+    """One bucket a key, full at first. Safe to use from several threads; `monotonic` gives seconds."""
+
+    def __init__(self, rate: Rate, monotonic: Callable[[], float], *, capacity: int = _CAPACITY) -> None:
+        self._rate = rate
+        self._monotonic = monotonic
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[bytes | str, tuple[float, float]] = OrderedDict()
+
+    def allows(self, key: bytes | str) -> bool:
+        """Take one token of `key`'s bucket; False when it is empty, and nothing was taken."""
+        now = self._monotonic()
+        with self._lock:
+            tokens, since = self._buckets.pop(key, (self._rate.burst, now))
+            tokens = min(self._rate.burst, tokens + max(0.0, now - since) * self._rate.per_s)
+            allowed = tokens >= 1.0
+            self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
+            if len(self._buckets) > self._capacity:
+                self._buckets.popitem(last=False)
+        return allowed
+
+    def charge(self, key: bytes | str) -> None:
+        """Take one token of `key`'s bucket. Raises rate_limited when it is empty."""
+        if not self.allows(key):
+            raise KeyServiceError(Reason.RATE_LIMITED, "too many calls")
+
+
+class Limits:
+    """The two buckets of a call: the caller's certificate first, the device once it has proved itself."""
+
+    def __init__(self, *, certificate: Rate, device: Rate, monotonic: Callable[[], float]) -> None:
+        self._certificates = TokenBuckets(certificate, monotonic)
+        self._devices = TokenBuckets(device, monotonic)
+
+    def charge_certificate(self, fingerprint: str) -> None:
+        """Count one call of this certificate. Raises rate_limited."""
+        self._certificates.charge(fingerprint)
+
+    def charge_device(self, device_key_hash: bytes) -> None:
+        """Count one request of this device; only after its signature was verified. Raises rate_limited."""
+        self._devices.charge(device_key_hash)

@@ -1,0 +1,185 @@
+"""The units of work that release something: burn, version rule, derivation, row and journal line, all or nothing."""
+
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpKind, OpResult
+from agentkeys_core.captoken import CapRequest
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.ops import Effect
+from signer.admission import Admitted, Attempt, recheck
+from signer.journal import JournalLine, LineKind
+from signer.keyring import Keyring
+from signer.ledger import Burn, CapRecord, LedgerReader, Transaction
+from signer.versions import check_expect, check_read
+
+#: Burns outlive the cap by its clock tolerance and as much again.
+KEEP_BURN_S: Final = 120
+#: A store or delete may be acknowledged late, when a worker comes back: its answer stays the same for a day.
+KEEP_OUTCOME_S: Final = 86_400
+SALT_LENGTH: Final = 32
+_SUCCESS: Final = int(OpResult.SUCCESS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRelease:
+    """Key (32 bytes, never printed) and commitment of one version of one object, and the row that records it."""
+
+    key: bytes = field(repr=False)
+    commitment: bytes
+    salt: bytes
+    epoch: int
+    row: bytes
+
+
+def record(
+    tx: Transaction,
+    attempt: Attempt,
+    request: CapRequest,
+    *,
+    result: OpResult = OpResult.SUCCESS,
+    epoch: int | None = None,
+    salt: bytes | None = None,
+) -> AuditRow:
+    """Append the actor's audit row of this request and the journal line that names it."""
+    kind = request.rule.kind
+    if kind is None:
+        raise KeyServiceError(Reason.INVALID_CAP, f"{request.op} has no audit row")
+    row = tx.append_row(
+        AuditEnvelope(
+            ts_unix=tx.now,
+            actor_omni=request.actor_omni,
+            operator_omni=request.operator_omni,
+            op_kind=OpKind(kind),
+            op_body=OpBody(
+                cap=request.digest, req=request.request_hash, svc=request.service.text, epoch=epoch, salt=salt
+            ),
+            result=result,
+        )
+    )
+    write_line(tx, attempt, request.digest, row_hash=row.row_hash)
+    return row
+
+
+def write_line(tx: Transaction, attempt: Attempt, digest: bytes, *, row_hash: bytes | None = None) -> None:
+    """Append the journal line of something released or acknowledged under this cap digest."""
+    tx.journal(
+        JournalLine(
+            at=tx.now,
+            kind=LineKind.RELEASE,
+            method=attempt.method,
+            caller=attempt.name,
+            cap_digest=digest,
+            row_hash=row_hash,
+        )
+    )
+
+
+def replayed(ledger: LedgerReader, known: CapRecord) -> KeyServiceError:
+    """The refusal of a cap that was used up; that of an acknowledged store carries its row."""
+    row = ledger.row(known.outcome_row_id) if known.outcome == _SUCCESS and known.outcome_row_id is not None else None
+    return KeyServiceError(Reason.CAP_REPLAYED, "this cap was used before", row=row)
+
+
+def check_unburned(ledger: LedgerReader, digest: bytes, burn: Burn, *, final: bool) -> CapRecord | None:
+    """What is known of the digest, which must not be burned for `burn`; with `final`, nor have an outcome.
+
+    Raises:
+        KeyServiceError: cap_replayed.
+    """
+    known = ledger.cap(digest)
+    if known is not None and (burn in known.burned or (final and known.outcome is not None)):
+        raise replayed(ledger, known)
+    return known
+
+
+def release_read(
+    tx: Transaction, attempt: Attempt, admitted: Admitted, keyring: Keyring, *, epoch: int, salt: bytes
+) -> KeyRelease:
+    """The key of the version that this salt names; a version newer than the current one becomes current.
+
+    Raises:
+        KeyServiceError: stale_epoch, version_not_current, epoch_not_held, sealed.
+    """
+    recheck(tx, admitted)
+    request, ledger = admitted.request, tx.ledger
+    known, issued = ledger.version(admitted.ref, salt)
+    newer = check_read(known, issued, epoch=epoch, holds=keyring.holds)
+    if newer and known is not None and issued is not None:
+        ledger.make_current(known.object_id, issued)
+    key = keyring.object_key(epoch, admitted.object_class, admitted.owner, request.service, salt)
+    row = record(tx, attempt, request, epoch=epoch, salt=salt)
+    ledger.note_read(request.digest, row_id=tx.last_row_id, keep_until=request.expires_at + KEEP_BURN_S)
+    return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=row.encode())
+
+
+def release_write(
+    tx: Transaction, attempt: Attempt, admitted: Admitted, keyring: Keyring, *, expect: bytes | None
+) -> KeyRelease:
+    """The key of a new version, under a salt drawn here; the cap is burned.
+
+    Raises:
+        KeyServiceError: stale_epoch, k11_required, cap_replayed, version_not_current, sealed.
+    """
+    recheck(tx, admitted)
+    request, ledger, ref = admitted.request, tx.ledger, admitted.ref
+    burned = check_unburned(ledger, request.digest, Burn.DERIVE_CRED_KEK, final=True)
+    check_expect(ledger.versions(ref), expect)
+    salt, epoch = secrets.token_bytes(SALT_LENGTH), tx.epoch
+    key = keyring.object_key(epoch, ref.object_class, ref.owner, request.service, salt)
+    ledger.add_salt(ref, salt=salt, epoch=epoch, store=request.digest)
+    row = record(tx, attempt, request, epoch=epoch, salt=salt)
+    ledger.put_cap(
+        CapRecord(
+            digest=request.digest,
+            burned=Burn.DERIVE_CRED_KEK | (Burn.NONE if burned is None else burned.burned),
+            keep_until=request.expires_at + KEEP_OUTCOME_S,
+            row_id=tx.last_row_id,
+            salt=salt,
+            expect=expect,
+        )
+    )
+    return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=row.encode())
+
+
+def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:
+    """The row of a cloud session that was exchanged for this cap; a cap of a once op is burned.
+
+    Raises:
+        KeyServiceError: stale_epoch, k11_required, cap_replayed.
+    """
+    recheck(tx, admitted)
+    request, ledger = admitted.request, tx.ledger
+    keep_until = request.expires_at + KEEP_BURN_S
+    if not request.rule.once:
+        row = record(tx, attempt, request)
+        ledger.note_read(request.digest, row_id=tx.last_row_id, keep_until=keep_until)
+        return row.encode()
+    known = check_session_unburned(ledger, request)
+    row = record(tx, attempt, request)
+    if known is None:
+        known = CapRecord(
+            digest=request.digest, burned=Burn.NONE, keep_until=keep_until, row_id=tx.last_row_id
+        )  # a later release of the key replaces row_id: its row is the store's
+    ledger.put_cap(replace(known, burned=known.burned | Burn.STS_CREDENTIALS))
+    return row.encode()
+
+
+def check_session_unburned(ledger: LedgerReader, request: CapRequest) -> CapRecord | None:
+    """What is known of a once cap that no cloud session was given for; one of an acknowledged store is used up as well.
+
+    Raises:
+        KeyServiceError: cap_replayed.
+    """
+    final = request.rule.effect is Effect.WRITE
+    return check_unburned(ledger, request.digest, Burn.STS_CREDENTIALS, final=final)
+
+
+def release_list(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:
+    """The row of a list that was read from the inventory. Raises stale_epoch."""
+    recheck(tx, admitted)
+    request = admitted.request
+    row = record(tx, attempt, request)
+    tx.ledger.note_read(request.digest, row_id=tx.last_row_id, keep_until=request.expires_at + KEEP_BURN_S)
+    return row.encode()

@@ -1,0 +1,107 @@
+"""The `Signer` service: each method reads a message, calls the service once and writes the answer. No policy here."""
+
+from typing import Never, Protocol
+
+from agentkeys.signer.v1 import signer_pb2 as pb
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.k11 import K11Assertion
+from agentkeys_runtime.identity import CallerIdentity
+from signer.service import SignerService
+
+# Method names are those of the protocol, so that the guard finds them by their descriptor.
+# ruff: noqa: N802
+
+
+class CallContext(Protocol):
+    """What these methods ask of a call's context (see `rpc.guard`)."""
+
+    @property
+    def caller(self) -> CallerIdentity:
+        """Whose certificate it is."""
+        ...
+
+
+class SignerServicer:
+    """Thin: refusals leave as `KeyServiceError`, and the guard turns them into statuses."""
+
+    def __init__(self, service: SignerService) -> None:
+        self._service = service
+
+    def DeriveAddress(self, request: pb.DeriveAddressRequest, context: CallContext) -> pb.DeriveAddressResponse:
+        """Address of K4(omni)."""
+        address = self._service.derive_address(context.caller, request.omni, request.epoch)
+        return pb.DeriveAddressResponse(address=address)
+
+    def DeriveCredKek(self, request: pb.DeriveCredKekRequest, context: CallContext) -> pb.DeriveCredKekResponse:
+        """Key of one version of one object."""
+        found = self._service.derive_cred_kek(
+            context.caller, request.cap, epoch=request.epoch, salt=request.salt, expect=request.expect
+        )
+        return pb.DeriveCredKekResponse(
+            key=found.key, commitment=found.commitment, salt=found.salt, epoch=found.epoch, row=found.row
+        )
+
+    def StsCredentials(self, request: pb.StsCredentialsRequest, context: CallContext) -> pb.StsCredentialsResponse:
+        """Cloud session of one cap."""
+        found = self._service.sts_credentials(context.caller, request.cap, request.role_arn)
+        return pb.StsCredentialsResponse(
+            access_key_id=found.session.access_key_id,
+            secret_access_key=found.session.secret_access_key,
+            session_token=found.session.session_token,
+            expires_at=found.session.expires_at,
+            row=found.row,
+        )
+
+    def SignAuditRow(self, request: pb.SignAuditRowRequest, context: CallContext) -> pb.SignAuditRowResponse:
+        """Row that stands for a cap and its result."""
+        return pb.SignAuditRowResponse(row=self._service.sign_audit_row(context.caller, request.cap, request.result))
+
+    def ListObjects(self, request: pb.ListObjectsRequest, context: CallContext) -> pb.ListObjectsResponse:
+        """Names from the signer's own inventory."""
+        after = request.after if request.HasField("after") else None
+        page = self._service.list_objects(context.caller, request.cap, after=after, limit=request.limit)
+        names = [pb.ListObjectsResponse.Entry(name=found.name, store=found.store) for found in page.names]
+        return pb.ListObjectsResponse(names=names, next=page.next, row=page.row)
+
+    def GetAuditRows(self, request: pb.GetAuditRowsRequest, context: CallContext) -> pb.GetAuditRowsResponse:
+        """Audit rows as signed."""
+        after = request.after if request.HasField("after") else None
+        page = self._service.get_audit_rows(context.caller, request.cap, after=after, limit=request.limit)
+        return pb.GetAuditRowsResponse(rows=page.rows, next=page.next)
+
+    def VerifyK10Sig(self, request: pb.VerifyK10SigRequest, context: CallContext) -> pb.VerifyK10SigResponse:
+        """Verdict on a device signature."""
+        found = self._service.verify_k10_sig(
+            context.caller,
+            public_key=request.public_key,
+            payload=request.payload,
+            signature=request.signature,
+            scheme=request.scheme,
+            purpose=request.purpose,
+        )
+        return pb.VerifyK10SigResponse(valid=found.valid, reason=found.reason, binding=found.binding)
+
+    def VerifyK11Assertion(
+        self, request: pb.VerifyK11AssertionRequest, context: CallContext
+    ) -> pb.VerifyK11AssertionResponse:
+        """Verdict on a K11 assertion."""
+        found = self._service.verify_k11_assertion(
+            context.caller, _assertion(request), expected_challenge=request.expected_challenge
+        )
+        return pb.VerifyK11AssertionResponse(valid=found.valid, reason=found.reason, sign_count=found.sign_count)
+
+    def _not_yet(self, _request: object, _context: CallContext) -> Never:
+        """Refuse an RPC of the protocol that this version does not serve."""
+        raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
+
+    SignCheckpoint = SignSiwe = SignTypedData = AttestEnrol = Rewrap = _not_yet
+    DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
+
+
+def _assertion(request: pb.VerifyK11AssertionRequest) -> K11Assertion:
+    return K11Assertion(
+        authenticator_data=request.authenticator_data,
+        client_data_json=request.client_data_json,
+        credential_id=request.credential_id,
+        signature=request.signature,
+    )

@@ -1,0 +1,262 @@
+"""The signer's use cases. Each method is one RPC of design section 5, after the guard let its caller in.
+
+The order of checks is that of section 4 and stands in `admission` (class to K11), then in `releases` and
+`acknowledgements` (burn, version rule, derivation, row and journal line in one transaction). What is refused is
+recorded here.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from agentkeys_core.audit import OpResult
+from agentkeys_core.bodies import EMPTY_BODY, request_hash
+from agentkeys_core.captoken import CapRequest
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.k11 import K11Assertion
+from agentkeys_core.ops import Effect
+from agentkeys_runtime.identity import CallerIdentity
+from signer.acknowledgements import acknowledge, check_can_be_new, is_known
+from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
+from signer.keyring import Keyring
+from signer.ledger import Journalist, Snapshot
+from signer.limits import Limits
+from signer.listings import AuditPage, ListPage, check_audit_body, check_list_body, list_names, read_rows
+from signer.ports import Clock, RegistryReader, StsExchange
+from signer.refusals import Refusals
+from signer.releases import SALT_LENGTH, KeyRelease, release_list, release_read, release_write, write_line
+from signer.sessions import SessionRelease, Sessions
+from signer.verification import K10Verdict, K11Verdict, verify_k10, verify_k11
+
+_OMNI_LENGTH: Final = 32
+_DIGEST_LENGTH: Final = 32
+_EMPTY_HASH: Final = request_hash(EMPTY_BODY)
+_KEY_EFFECTS: Final = frozenset({Effect.WRITE, Effect.READ})
+_ROW_EFFECTS: Final = OBJECT_EFFECTS | {Effect.LIST}
+#: Refusals that say that the journal takes no line now.
+_UNRECORDABLE: Final = frozenset({Reason.JOURNAL_UNAVAILABLE, Reason.CLOCK_BEHIND, Reason.SEALED})
+
+T = TypeVar("T")
+
+
+class SignerService:
+    """Everything that K3 makes possible. Safe for many threads; opened after a fork."""
+
+    def __init__(
+        self,
+        *,
+        keyring: Keyring,
+        journalist: Journalist,
+        snapshot: Snapshot,
+        registry: RegistryReader,
+        clock: Clock,
+        policy: ServicePolicy,
+        limits: Limits,
+        refusals: Refusals,
+        sts: StsExchange | None = None,
+    ) -> None:
+        self._keyring = keyring
+        self._journalist = journalist
+        self._snapshot = snapshot
+        self._registry = registry
+        self._clock = clock
+        self._limits = limits
+        self._refusals = refusals
+        self._admission = Admission(registry=registry, policy=policy, limits=limits, clock=clock, snapshot=snapshot)
+        self._sessions = Sessions(
+            keyring=keyring,
+            journalist=journalist,
+            clock=clock,
+            snapshot=snapshot,
+            policy=policy.sts,
+            exchange=sts,
+        )
+
+    def derive_address(self, caller: CallerIdentity, omni: bytes, epoch: int) -> bytes:
+        """The 20-byte address of K4(omni). Raises invalid_omni, epoch_not_held, sealed."""
+
+        def work(_: Attempt) -> bytes:
+            if len(omni) != _OMNI_LENGTH:
+                raise KeyServiceError(Reason.INVALID_OMNI, f"an omni has {_OMNI_LENGTH} bytes")
+            return self._keyring.address(omni, epoch)
+
+        return self._call(caller, "DeriveAddress", work)
+
+    def derive_cred_kek(
+        self, caller: CallerIdentity, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes = b""
+    ) -> KeyRelease:
+        """The key of one version of one object: for reads the one that `epoch` and `salt` name, else a new one.
+
+        `expect` is empty for null. Stores and puts take neither epoch nor salt, reads no `expect`.
+
+        Raises:
+            KeyServiceError: see design section 4 and 5.
+        """
+
+        def work(attempt: Attempt) -> KeyRelease:
+            parsed = self._admission.parse(attempt, cap, _KEY_EFFECTS)
+            if parsed.request.rule.effect is Effect.READ:
+                _check_read_shape(parsed.request, epoch=epoch, salt=salt, expect=expect)
+                admitted = self._admission.admit(attempt, parsed)
+                return self._journalist.run(
+                    lambda tx: release_read(tx, attempt, admitted, self._keyring, epoch=epoch, salt=salt)
+                )
+            _check_write_shape(epoch=epoch, salt=salt, expect=expect)
+            admitted = self._admission.admit(attempt, parsed)
+            return self._journalist.run(
+                lambda tx: release_write(tx, attempt, admitted, self._keyring, expect=expect or None)
+            )
+
+        return self._call(caller, "DeriveCredKek", work)
+
+    def sts_credentials(self, caller: CallerIdentity, cap: bytes, role_arn: str) -> SessionRelease:
+        """A cloud session of 900 s that opens the cap's object for the cap's verb, and the row that records it.
+
+        Raises:
+            KeyServiceError: role_arn_not_allowed, sts_unreachable, else see design sections 4 and 5.
+        """
+
+        def work(attempt: Attempt) -> SessionRelease:
+            parsed = self._admission.parse(attempt, cap, OBJECT_EFFECTS)
+            self._sessions.check_role(caller, role_arn)
+            _check_empty_body(parsed.request)
+            return self._sessions.open(attempt, self._admission.admit(attempt, parsed), role_arn)
+
+        return self._call(caller, "StsCredentials", work)
+
+    def sign_audit_row(self, caller: CallerIdentity, cap: bytes, result: int) -> bytes:
+        """The signed row that stands for this cap and result (0 success, 1 failure, 2 not permitted). Idempotent.
+
+        Raises:
+            KeyServiceError: cap_replayed with the row of another result; version_not_current, invalid_body; for a cap
+                that was not released here also everything of design section 4.
+        """
+
+        def work(attempt: Attempt) -> bytes:
+            parsed = self._admission.parse(attempt, cap, _ROW_EFFECTS)
+            outcome = _outcome(result)
+            request = parsed.request
+            with self._snapshot() as ledger:
+                known = is_known(ledger.cap(request.digest), request.rule.effect)
+            if known:  # the digest proves that these very bytes were authorised here
+                attempt.device_verified = request.digest
+                admitted = None
+            else:
+                check_can_be_new(request, outcome)
+                _check_empty_body(request)
+                admitted = self._admission.admit(attempt, parsed)
+            return self._journalist.run(lambda tx: acknowledge(tx, attempt, request, admitted, result=outcome))
+
+        return self._call(caller, "SignAuditRow", work)
+
+    def list_objects(self, caller: CallerIdentity, cap: bytes, *, after: str | None, limit: int) -> ListPage:
+        """Names from the signer's own inventory that the scope grants, in order after the name `after`.
+
+        Raises:
+            KeyServiceError: invalid_body where the request commits to another page, else see design sections 4 and 5.
+        """
+
+        def work(attempt: Attempt) -> ListPage:
+            parsed = self._admission.parse(attempt, cap, frozenset({Effect.LIST}))
+            check_list_body(parsed.request, after=after, limit=limit)
+            admitted = self._admission.admit(attempt, parsed)
+            with self._snapshot() as ledger:
+                names, following = list_names(ledger, admitted, after=after, limit=limit)
+            row = self._journalist.run(lambda tx: release_list(tx, attempt, admitted))
+            return ListPage(names=names, next=following, row=row)
+
+        return self._call(caller, "ListObjects", work)
+
+    def get_audit_rows(self, caller: CallerIdentity, cap: bytes, *, after: int | None, limit: int) -> AuditPage:
+        """Audit rows as signed, after a position: the actor's own chain, or for `audit:tree` the whole operator's.
+
+        Raises:
+            KeyServiceError: invalid_body where the request commits to another page, else see design sections 4 and 5.
+        """
+
+        def work(attempt: Attempt) -> AuditPage:
+            parsed = self._admission.parse(attempt, cap, frozenset({Effect.AUDIT}))
+            check_audit_body(parsed.request, after=after, limit=limit)
+            admitted = self._admission.admit(attempt, parsed)
+            with self._snapshot() as ledger:
+                page = read_rows(ledger, admitted, after=after, limit=limit)
+            self._journalist.run(lambda tx: write_line(tx, attempt, admitted.digest))
+            return page
+
+        return self._call(caller, "GetAuditRows", work)
+
+    def verify_k10_sig(
+        self,
+        caller: CallerIdentity,
+        *,
+        public_key: bytes,
+        payload: bytes,
+        signature: bytes,
+        scheme: int,
+        purpose: str = "",
+    ) -> K10Verdict:
+        """Whether the device key signed the payload in that scheme. Raises too_large, invalid_encoding."""
+        return self._call(
+            caller,
+            "VerifyK10Sig",
+            lambda _: verify_k10(
+                public_key=public_key, payload=payload, signature=signature, scheme=scheme, purpose=purpose
+            ),
+        )
+
+    def verify_k11_assertion(
+        self, caller: CallerIdentity, assertion: K11Assertion, *, expected_challenge: bytes
+    ) -> K11Verdict:
+        """Whether a registered K11 approved that challenge. Raises invalid_encoding, too_large, registry reasons."""
+        return self._call(
+            caller,
+            "VerifyK11Assertion",
+            lambda _: verify_k11(self._registry, assertion, challenge=expected_challenge),
+        )
+
+    def _call(self, caller: CallerIdentity, method: str, work: Callable[[Attempt], T]) -> T:
+        """What `work` returns; a refusal is recorded before it goes on to the caller."""
+        attempt = Attempt(caller=caller, method=method)
+        try:
+            self._limits.charge_certificate(caller.fingerprint)
+            self._journalist.check_clock(self._clock.now())
+            return work(attempt)
+        except KeyServiceError as exc:
+            self._record(attempt, exc.reason)
+            raise
+
+    def _record(self, attempt: Attempt, reason: Reason) -> None:
+        if reason in _UNRECORDABLE:
+            return
+        digest = attempt.device_verified
+        if digest is None:
+            self._refusals.early(caller=attempt.name, method=attempt.method, reason=reason)
+        else:
+            self._refusals.late(caller=attempt.name, method=attempt.method, reason=reason, cap_digest=digest)
+
+
+def _outcome(result: int) -> OpResult:
+    try:
+        return OpResult(result)
+    except ValueError as exc:
+        raise KeyServiceError(Reason.INVALID_BODY, "result is not 0, 1 or 2") from exc
+
+
+def _check_empty_body(request: CapRequest) -> None:
+    """Return unless the op has the body `{}` and the request commits to another; only workers see what stores hold."""
+    if request.rule.effect in (Effect.READ, Effect.DELETE) and request.request_hash != _EMPTY_HASH:
+        raise KeyServiceError(Reason.INVALID_BODY, "the request commits to a body that is not {}")
+
+
+def _check_read_shape(request: CapRequest, *, epoch: int, salt: bytes, expect: bytes) -> None:
+    if len(salt) != SALT_LENGTH or epoch < 1:
+        raise KeyServiceError(Reason.INVALID_ENCODING, "a read names an epoch and a salt of 32 bytes")
+    if expect:
+        raise KeyServiceError(Reason.INVALID_BODY, "a read expects nothing")
+    _check_empty_body(request)
+
+
+def _check_write_shape(*, epoch: int, salt: bytes, expect: bytes) -> None:
+    if epoch or salt:
+        raise KeyServiceError(Reason.INVALID_BODY, "the signer draws the salt of a store")
+    if len(expect) not in (0, _DIGEST_LENGTH):
+        raise KeyServiceError(Reason.INVALID_ENCODING, "expect is not a cap digest of 32 bytes")
