@@ -11,7 +11,7 @@ from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import Effect, K11Rule, ObjectClass, WorkerClass, k11_required, owner_of
 from agentkeys_core.registry import DeviceRecord, OperatorState
 from agentkeys_runtime.identity import CallerIdentity
-from signer.ledger import LedgerReader, ObjectRef, Snapshot, Transaction
+from signer.ledger import Burn, LedgerReader, ObjectRef, Snapshot, Transaction
 from signer.limits import Limits
 from signer.ports import Clock, RegistryReader
 
@@ -110,8 +110,10 @@ class Admission:
             raise KeyServiceError(Reason.INVALID_CAP, f"{rule.op} is not for this call")
         return cap
 
-    def admit(self, attempt: Attempt, cap: Cap) -> Admitted:
+    def admit(self, attempt: Attempt, cap: Cap, *, burn: Burn = Burn.NONE) -> Admitted:
         """Everything after size and shape: `aud`, window, epoch, signatures, registry, scope, K11.
+
+        `burn` is what the call would use the cap up for.
 
         Raises:
             KeyServiceError: the first that fails.
@@ -124,7 +126,7 @@ class Admission:
         attempt.device_verified = request.digest
         self._limits.charge_device(request.device)
         operator = self._registry.lookup_device(request.device)
-        authorised = authorise(cap, operator, replacing=self._is_replacing(request))
+        authorised = authorise(cap, operator, replacing=self._is_replacing(request, burn))
         if operator is None:  # `authorise` has refused it already; this tells the type checker
             raise KeyServiceError(Reason.DEVICE_UNKNOWN)
         return Admitted(
@@ -135,21 +137,28 @@ class Admission:
             k11_verified=authorised.k11_verified,
         )
 
-    def _is_replacing(self, request: CapRequest) -> bool:
+    def _is_replacing(self, request: CapRequest, burn: Burn) -> bool:
+        """Whether another store is current under that name.
+
+        A cap that was used up replaces nothing: a device that lost the answer must hear `cap_replayed`, not that its
+        first store would now need K11.
+        """
         rule = request.rule
         if rule.k11 is not K11Rule.REPLACING or rule.object_class is None:
             return False
         owner = owner_of(rule, request.operator_omni, request.actor_omni)
+        ref = ObjectRef(owner=owner, object_class=rule.object_class, service=request.service.text)
         with self._snapshot() as ledger:
-            return has_store(
-                ledger, ObjectRef(owner=owner, object_class=rule.object_class, service=request.service.text)
-            )
+            used = ledger.cap(request.digest)
+            if used is not None and burn and burn in used.burned:
+                return False
+            return replaces_another(ledger, ref, request.digest)
 
 
-def has_store(ledger: LedgerReader, ref: ObjectRef) -> bool:
-    """Whether a store of that object is current."""
+def replaces_another(ledger: LedgerReader, ref: ObjectRef, digest: bytes) -> bool:
+    """Whether a store of that object other than the one with this cap digest is current."""
     known = ledger.versions(ref)
-    return known is not None and known.store is not None
+    return known is not None and known.store not in (None, digest)
 
 
 def recheck(tx: Transaction, admitted: Admitted) -> None:
@@ -163,6 +172,6 @@ def recheck(tx: Transaction, admitted: Admitted) -> None:
         raise KeyServiceError(Reason.STALE_EPOCH, metadata={"current_epoch": str(tx.epoch), "server_time": str(tx.now)})
     rule = request.rule
     if rule.k11 is K11Rule.REPLACING and not admitted.k11_verified:
-        replacing = has_store(tx.ledger, admitted.ref)
+        replacing = replaces_another(tx.ledger, admitted.ref, request.digest)
         if k11_required(rule, tier=admitted.device.tier, replacing=replacing):
             raise KeyServiceError(Reason.K11_REQUIRED, "another store became current meanwhile")

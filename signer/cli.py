@@ -144,7 +144,7 @@ def clock_reset(config: ConfigOption) -> None:
 
 
 @app.command()
-def profile(
+def profile(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],
     ca: Annotated[Path | None, typer.Option(help="Root certificate, PEM.")] = None,

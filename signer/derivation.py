@@ -1,6 +1,6 @@
 """Everything that is computed from K3, byte for byte as docs/spec/formats.md says. Pure.
 
-`k3` is any 32-byte buffer, read in place. Results are `bytearray`s where they are keys, so that the caller can wipe them.
+`k3` is any 32-byte buffer, read in place. Keys are `bytearray`s, so that the caller can wipe them.
 """
 
 from typing import Final, Literal
@@ -45,7 +45,10 @@ def _valid(candidate: bytearray, order: int) -> bool:
 
 
 def wallet_key(k3: KeyBuffer, omni: bytes) -> bytearray:
-    """K4: the 32-byte secp256k1 scalar of `omni` (32 bytes). The first candidate has no counter byte, as deployed signers compute it."""
+    """K4: the 32-byte secp256k1 scalar of `omni` (32 bytes).
+
+    The first candidate has no counter byte, as deployed signers compute it.
+    """
     for suffix in (b"", *(bytes((counter,)) for counter in range(1, _COUNTERS))):
         candidate = _hkdf(k3, salt=_WALLET_SALT, info=_WALLET_INFO + omni + suffix)
         if _valid(candidate, SECP256K1_ORDER):
@@ -65,7 +68,7 @@ def wallet_address(k3: KeyBuffer, omni: bytes) -> bytes:
 def object_key(
     k3: KeyBuffer, *, object_class: ObjectClass, owner: bytes, service: Service, salt: bytes
 ) -> tuple[bytearray, bytes]:
-    """The AES-256 key and the key commitment of one version of one object, 32 bytes each. `owner` and `salt`: 32 bytes."""
+    """AES-256 key and key commitment of one version of one object, 32 bytes each, as `owner` and `salt` are."""
     info = _OBJECT_INFO + bytes((object_class,)) + owner + service.sha256 + salt
     both = _hkdf(k3, salt=_OBJECT_SALT, info=info, length=2 * KEY_LENGTH)
     key, commitment = both[:KEY_LENGTH], bytes(both[KEY_LENGTH:])

@@ -14,10 +14,10 @@ class HardeningError(Exception):
 
 
 def harden() -> None:
-    """Afterwards the process leaves no core dump, and no process of its account can attach to it (ptrace, /proc/PID/mem).
+    """Afterwards the process leaves no core dump, and no process of its account can attach to it or read its memory.
 
-    On Linux by RLIMIT_CORE 0 and PR_SET_DUMPABLE 0, which a core pattern that pipes to a program honours as well; /proc/self/fd then
-    belongs to root. Elsewhere by RLIMIT_CORE alone. New files are the account's own (umask 077).
+    On Linux by RLIMIT_CORE 0 and PR_SET_DUMPABLE 0, which also stops a core pattern that pipes to a program;
+    /proc/self/fd then belongs to root. Elsewhere by RLIMIT_CORE alone. New files are the account's own (umask 077).
 
     Raises:
         HardeningError: the system refused.

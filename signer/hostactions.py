@@ -1,4 +1,4 @@
-"""What the host can tell a running signer to do: say how it is, seal, reset the clock's high-water mark. Each is journalled."""
+"""What the host can tell a running signer: say how you are, seal, reset the clock's high water. Each is journalled."""
 
 import logging
 import threading
@@ -94,7 +94,7 @@ class HostActions:
         try:
             self._journal.reset_clock()
         except KeyServiceError as exc:
-            _LOG.error("the clock's high-water mark was not reset: %s", exc.reason)  # noqa: TRY400
+            _LOG.error("the clock's high-water mark was not reset: %s", exc.reason)
 
     def _note(self, method: str) -> None:
         def unit(tx: Transaction) -> None:
@@ -103,4 +103,4 @@ class HostActions:
         try:
             self._journal.run(unit)
         except KeyServiceError as exc:  # a host must be able to seal also where nothing can be written
-            _LOG.error("host command %s was not journalled: %s", method, exc.reason)  # noqa: TRY400
+            _LOG.error("host command %s was not journalled: %s", method, exc.reason)

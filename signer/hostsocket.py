@@ -1,4 +1,4 @@
-"""The Unix socket of host actions: mode 0600, one JSON line in, one JSON line out, only for this very account (and root)."""
+"""The Unix socket of host actions: mode 0600, one JSON line in, one out, only for this very account (and root)."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def _reachable(path: Path) -> Iterator[str]:
 
 
 class HostSocket:
-    """Answers commands until `close`. Make it before other threads start: a long path changes the working folder for a moment."""
+    """Answers commands until `close`. Making one for a long path changes the working folder for a moment."""
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self._path = path
@@ -101,7 +101,7 @@ class HostSocket:
             answer = {"ok": True, **self._run(_read_line(connection, MAX_LINE))}
         except KeyServiceError as exc:
             answer = {"ok": False, "reason": exc.reason.value}
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever broke, the socket keeps answering
             _LOG.exception("a host command failed")
             answer = {"ok": False, "reason": Reason.INTERNAL.value}
         connection.sendall(json.dumps(answer, sort_keys=True).encode() + b"\n")
@@ -148,7 +148,7 @@ def _read_line(connection: socket.socket, limit: int) -> bytes:
 
 
 def _is_own_account(connection: socket.socket) -> bool:
-    """Whether the peer is this account or root; mode 0600 says so already, this holds where a folder was opened by mistake."""
+    """Whether the peer is this account or root; mode 0600 says so too, this holds where the mode was loosened."""
     if sys.platform != "linux":
         return True
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)

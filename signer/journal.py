@@ -142,8 +142,17 @@ def verify_journal(conn: sqlite3.Connection, keys: MacKeys) -> JournalReport:
     """Replay the whole journal and every audit chain; each row must be named by exactly one line, in order.
 
     Raises `JournalTamperedError`, which names the first place that does not fit. Signatures of rows are the
-    business of whoever holds the audit public keys; a row's hash is what the journal fixes.
+    business of whoever holds the audit public keys; a row's hash is what the journal fixes. A signer may be writing
+    meanwhile: the replay reads one snapshot.
     """
+    conn.execute("BEGIN")
+    try:
+        return _replay(conn, keys)
+    finally:
+        conn.execute("ROLLBACK")
+
+
+def _replay(conn: sqlite3.Connection, keys: MacKeys) -> JournalReport:
     head = check_head(conn, keys)
     previous, count = GENESIS, 0
     rows = _row_hashes(conn)

@@ -1,4 +1,4 @@
-"""The held epochs of K3 as the only thing that the rest of the signer can use: methods that derive and sign, none that shows K3."""
+"""The held epochs of K3 as the rest of the signer can use them: methods that derive and sign, none that shows K3."""
 
 import hmac
 from collections.abc import Mapping
@@ -68,8 +68,9 @@ class _Epoch:
 class Keyring:
     """Owns the secrets of all held epochs until `seal` or the end of its `with` block.
 
-    Afterwards every method raises `sealed`, also one that was already running: a wiped key is never used. An epoch that is not held is
-    `epoch_not_held`. Wiping is best effort; the two P-256 keys of an epoch live in the library's memory and are only dropped.
+    Afterwards every method raises `sealed`, also one that was already running: a wiped key is never used. An epoch that
+    is not held is `epoch_not_held`. Wiping is best effort; the two P-256 keys of an epoch live in the library's memory
+    and are only dropped.
     """
 
     __slots__ = ("_epochs", "_sealed")

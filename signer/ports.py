@@ -36,7 +36,7 @@ class RegistryStatus:
 class RegistryReader(Protocol):
     """The truth about devices, scopes and the current epoch.
 
-    Reads raise KeyServiceError: `registry_unreachable`, `registry_stale` or `registry_rolled_back`; never an empty answer instead.
+    Reads raise `registry_unreachable`, `registry_stale` or `registry_rolled_back`, and never answer empty instead.
     """
 
     def lookup_device(self, device_key_hash: bytes) -> OperatorState | None:
@@ -83,7 +83,7 @@ class UnsealMethod(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealParameters:
-    """The part of a vault's header that its unseal provider reads. The costs are those of Argon2id, else 0; salt 16 bytes."""
+    """What an unseal provider reads of a vault's header: the costs of Argon2id, else 0, and a salt of 16 bytes."""
 
     method: UnsealMethod
     iterations: int

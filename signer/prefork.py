@@ -1,6 +1,6 @@
 """Several serving processes on one port: forked before grpc is imported, because grpc does not survive a fork.
 
-The parent holds the host socket and watches; the children serve. Where one ends, all do: a half-dead signer is nobody's gain.
+The parent holds the host socket and watches; the children serve. Where one ends, all do.
 """
 
 import ctypes

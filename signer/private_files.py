@@ -66,10 +66,10 @@ def read_descriptor(descriptor: int, *, limit: int, name: str) -> bytearray:
 
 
 def write_private(path: Path, content: bytes, *, replace: bool) -> None:
-    """Make `content` durable under `path` with mode 0600: after a crash the file is the old one or the new one.
+    """Make `content` durable under `path`, mode 0600: after a crash the file is the old one or the new one.
 
     Raises:
-        VaultError: exists, where the name is taken and `replace` is False; unreadable, where the folder cannot be written.
+        VaultError: exists, where the name is taken and `replace` is False; unreadable, where writing fails.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -122,9 +122,9 @@ def release_write(
     Raises:
         KeyServiceError: stale_epoch, k11_required, cap_replayed, version_not_current, sealed.
     """
-    recheck(tx, admitted)
     request, ledger, ref = admitted.request, tx.ledger, admitted.ref
     burned = check_unburned(ledger, request.digest, Burn.DERIVE_CRED_KEK, final=True)
+    recheck(tx, admitted)  # after the burn: what this very cap has stored must not demand K11 of it
     check_expect(ledger.versions(ref), expect)
     salt, epoch = secrets.token_bytes(SALT_LENGTH), tx.epoch
     key = keyring.object_key(epoch, ref.object_class, ref.owner, request.service, salt)
@@ -149,14 +149,15 @@ def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> by
     Raises:
         KeyServiceError: stale_epoch, k11_required, cap_replayed.
     """
-    recheck(tx, admitted)
     request, ledger = admitted.request, tx.ledger
     keep_until = request.expires_at + KEEP_BURN_S
     if not request.rule.once:
+        recheck(tx, admitted)
         row = record(tx, attempt, request)
         ledger.note_read(request.digest, row_id=tx.last_row_id, keep_until=keep_until)
         return row.encode()
     known = check_session_unburned(ledger, request)
+    recheck(tx, admitted)
     row = record(tx, attempt, request)
     if known is None:
         known = CapRecord(

@@ -8,8 +8,9 @@ import time
 from contextlib import ExitStack
 from typing import Final
 
-from agentkeys_runtime import tls13  # noqa: F401  # isort: split
+from agentkeys_runtime import tls13  # noqa: F401 - before grpc is imported anywhere
 
+# isort: split
 import grpc
 
 from agentkeys_runtime.mtls import server_credentials
@@ -28,8 +29,8 @@ from signer.rpc.callers import Callers
 from signer.rpc.guard import Guard, GuardLimits
 from signer.rpc.pools import CountingPool
 from signer.rpc.registry_servicer import RegistryServicer
-from signer.rpc.services import Health, handlers
 from signer.rpc.servicer import SignerServicer
+from signer.rpc.services import Health, handlers
 from signer.service import SignerService
 
 STOP_GRACE_S: Final = 5.0

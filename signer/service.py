@@ -18,7 +18,7 @@ from agentkeys_runtime.identity import CallerIdentity
 from signer.acknowledgements import acknowledge, check_can_be_new, is_known
 from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
 from signer.keyring import Keyring
-from signer.ledger import Journalist, Snapshot
+from signer.ledger import Burn, Journalist, Snapshot
 from signer.limits import Limits
 from signer.listings import AuditPage, ListPage, check_audit_body, check_list_body, list_names, read_rows
 from signer.ports import Clock, RegistryReader, StsExchange
@@ -101,7 +101,7 @@ class SignerService:
                     lambda tx: release_read(tx, attempt, admitted, self._keyring, epoch=epoch, salt=salt)
                 )
             _check_write_shape(epoch=epoch, salt=salt, expect=expect)
-            admitted = self._admission.admit(attempt, parsed)
+            admitted = self._admission.admit(attempt, parsed, burn=Burn.DERIVE_CRED_KEK)
             return self._journalist.run(
                 lambda tx: release_write(tx, attempt, admitted, self._keyring, expect=expect or None)
             )
@@ -119,7 +119,8 @@ class SignerService:
             parsed = self._admission.parse(attempt, cap, OBJECT_EFFECTS)
             self._sessions.check_role(caller, role_arn)
             _check_empty_body(parsed.request)
-            return self._sessions.open(attempt, self._admission.admit(attempt, parsed), role_arn)
+            admitted = self._admission.admit(attempt, parsed, burn=Burn.STS_CREDENTIALS)
+            return self._sessions.open(attempt, admitted, role_arn)
 
         return self._call(caller, "StsCredentials", work)
 

@@ -1,4 +1,4 @@
-"""Finds the unseal provider that the configuration names, and asks the host for what it needs: never in argv or environment."""
+"""Finds the configured unseal provider and asks the host for what it needs: never in argv or environment."""
 
 import getpass
 import os

@@ -46,7 +46,8 @@ class Vault:
 
         Raises:
             VaultError: not_found, not_a_regular_file, wrong_owner, loose_mode, too_large, not_a_vault, truncated,
-                unsupported_version, wrong_method, bad_parameters, cannot_open (a wrong passphrase or key, or a changed file), bad_content.
+                unsupported_version, wrong_method, bad_parameters, bad_content; cannot_open for a wrong passphrase or
+                key, and for a changed file.
         """
         data = bytes(read_private(self.path, limit=_LIMIT))
         parameters, nonce = _parse_header(data, self.path)
@@ -62,7 +63,7 @@ class Vault:
             content[:] = bytes(len(content))
 
     def add(self, unsealer: Unsealer, epoch: int, secret: Secret) -> None:
-        """Hold one more epoch, sealed anew with fresh salt and nonce. Raises VaultError(epoch_exists), and as `open`."""
+        """Hold one more epoch, sealed with fresh salt and nonce. Raises VaultError(epoch_exists), and as `open`."""
         held = self.open(unsealer)
         try:
             if epoch in held:

@@ -125,6 +125,8 @@ class Committer:
         _outcome(self._submit(_Job(unit, resets_clock=True)))
 
     def _submit(self, job: _Job[T]) -> _Job[T]:
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError("a unit cannot wait for another one: it would wait for ever")
         with self._closing:
             if self._closed:
                 raise KeyServiceError(Reason.JOURNAL_UNAVAILABLE, "the signer is stopping")

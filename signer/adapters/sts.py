@@ -2,14 +2,14 @@
 
 import http.client
 import ssl
-import xml.etree.ElementTree as ET  # noqa: S405  # names types only; defusedxml parses
+import xml.etree.ElementTree as ET  # names types only; defusedxml parses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
-import defusedxml.ElementTree as defused
 from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from signer.ports import Clock, StsSession
@@ -33,7 +33,7 @@ class StsClient:
         self._clock = clock
 
     def assume_role(self, *, role_arn: str, session_name: str, token: str, policy: str) -> StsSession:
-        """A session of 900 s. Raises KeyServiceError(sts_unreachable), whatever went wrong; its detail names no secret."""
+        """A session of 900 s. Raises sts_unreachable, whatever went wrong; its detail names no secret."""
         form = {
             "Action": "AssumeRoleWithWebIdentity",
             "DurationSeconds": str(SESSION_TTL_S),
@@ -69,7 +69,7 @@ class StsClient:
 
     def _session(self, answer: bytes) -> StsSession:
         try:
-            root: ET.Element = defused.fromstring(answer, forbid_dtd=True)
+            root: ET.Element = fromstring(answer, forbid_dtd=True)
         except (ET.ParseError, DefusedXmlException, ValueError) as exc:
             raise KeyServiceError(Reason.STS_UNREACHABLE, "the answer is not XML") from exc
         path = f"{_NAMESPACE}AssumeRoleWithWebIdentityResult/{_NAMESPACE}Credentials/{_NAMESPACE}"

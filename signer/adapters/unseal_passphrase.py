@@ -39,7 +39,7 @@ class PassphraseUnsealer:
         self._cost = cost or Argon2Cost()
 
     def parameters(self) -> SealParameters:
-        """This provider's cost with a fresh salt. Raises VaultError(bad_secret) for a passphrase too short for a new seal."""
+        """This provider's cost with a fresh salt. Raises VaultError(bad_secret) where the passphrase is too short."""
         if len(self._passphrase) < MIN_PASSPHRASE:
             raise VaultError(VaultProblem.BAD_SECRET, f"a passphrase has at least {MIN_PASSPHRASE} bytes")
         cost = self._cost

@@ -1,4 +1,4 @@
-"""Stands before every method of every service on the port: who calls, may it, is the message well-formed; then the call.
+"""Stands before every method on the port: who calls, may it, is the message well-formed; then the call.
 
 Python gRPC's interceptors see no peer certificate, so the guard wraps the handlers themselves.
 """
@@ -188,7 +188,7 @@ class Guard:
 
     @contextmanager
     def _answering(self, path: str, context: grpc.ServicerContext) -> "Iterator[_Attempt]":
-        """Turn whatever goes wrong inside into a status with a reason; log it, and count what came before the method."""
+        """Turn whatever goes wrong inside into a status with a reason; log it, count what came before the method."""
         attempt = _Attempt()
         try:
             yield attempt

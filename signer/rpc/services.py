@@ -1,8 +1,9 @@
 """Everything that is served on the port, each method behind the guard."""
 
-from typing import Final
+from typing import Any, Final
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
 
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
@@ -33,13 +34,18 @@ def handlers(
 ) -> list[grpc.GenericRpcHandler]:
     """The guarded handlers in the order in which gRPC asks them; the last refuses every other name."""
     found = [
-        guard.service(signer_pb2.DESCRIPTOR.services_by_name["Signer"], signer),
-        guard.service(registry_pb2.DESCRIPTOR.services_by_name["Registry"], registry),
-        guard.service(health_pb2.DESCRIPTOR.services_by_name["Health"], health_service.servicer),
+        guard.service(_service(signer_pb2, "Signer"), signer),
+        guard.service(_service(registry_pb2, "Registry"), registry),
+        guard.service(_service(health_pb2, "Health"), health_service.servicer),
     ]
     if reflection:
         found += _reflection(guard)
     return [*found, guard.unknown_methods()]
+
+
+def _service(module: Any, name: str) -> ServiceDescriptor:
+    found: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]  # the stubs know several classes of it
+    return found
 
 
 def _reflection(guard: Guard) -> list[grpc.GenericRpcHandler]:
@@ -48,5 +54,5 @@ def _reflection(guard: Guard) -> list[grpc.GenericRpcHandler]:
 
     names = (SIGNER, REGISTRY, HEALTH, REFLECTION, REFLECTION_V1ALPHA)
     servicer = reflection.ReflectionServicer(names)
-    descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    descriptor = _service(reflection_pb2, "ServerReflection")
     return [guard.service(descriptor, servicer, name=name) for name in (REFLECTION, REFLECTION_V1ALPHA)]

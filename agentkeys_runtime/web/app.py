@@ -1,0 +1,238 @@
+"""The HTTP application of a service: bodies read within their limits, handlers in threads, every refusal a problem."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.logs import log_event, request_id
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint
+from agentkeys_runtime.web.openapi import document
+from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
+
+BODY_TIMEOUT_S: Final = 30.0
+THREADS: Final = 40
+#: Requests that are read, wait for a thread or run. Beyond this they are refused at once instead of piling up.
+MAX_IN_FLIGHT: Final = 256
+_LOG: Final = logging.getLogger("agentkeys.web")
+_TRACE: Final = "agentkeys.trace"
+_DISCONNECTED: Final = 400
+#: No Strict-Transport-Security: on `localhost` it would also claim the page where K11 lives, which is plain HTTP.
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Trace:
+    """What the log line of one request will say."""
+
+    id: str
+    route: str = "-"  # an unknown path is not quoted: it may hold anything
+    reason: str | None = None
+    level: int = logging.INFO
+
+
+def create_app(
+    service: str,
+    endpoints: Sequence[Endpoint],
+    *,
+    clock: Callable[[], float] = time.time,
+    max_in_flight: int = MAX_IN_FLIGHT,
+) -> ASGIApp:
+    """Return the application that serves `endpoints` and their description at `/openapi.json`.
+
+    Every answer is JSON. A refusal is a problem of RFC 9457; an error that nobody foresaw is logged by type and place,
+    and answered with `internal`.
+
+    Args:
+        service: named in the description, e.g. "AgentKeys broker".
+        endpoints: the routes.
+        clock: Unix seconds, told in refusals.
+        max_in_flight: more requests than this at once are refused with `overloaded`.
+    """
+    described = document(service, endpoints)
+    own = Endpoint(
+        method="GET", path="/openapi.json", summary="This description.", handler=lambda _: described, quiet=True
+    )
+    gate = _Gate(max_in_flight)
+    app = Starlette(
+        routes=[_route(endpoint, gate) for endpoint in (*endpoints, own)],
+        exception_handlers={
+            KeyServiceError: lambda request, error: _problem(request, _as_refusal(error), clock()),
+            HTTPException: lambda request, error: _http_problem(request, error, clock()),
+        },
+    )
+    app.router.redirect_slashes = False
+    return _Edge(app, clock)
+
+
+class _Gate:
+    """Counts requests in flight, and holds the threads that they run in. Used on the event loop's thread only."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._threads: anyio.CapacityLimiter | None = None
+
+    def __enter__(self) -> None:
+        if self._count >= self._limit:
+            raise KeyServiceError(Reason.OVERLOADED, "too many requests at once")
+        self._count += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._count -= 1
+
+    @property
+    def threads(self) -> anyio.CapacityLimiter:
+        if self._threads is None:  # can be made inside an event loop only
+            self._threads = anyio.CapacityLimiter(THREADS)
+        return self._threads
+
+
+def _route(endpoint: Endpoint, gate: _Gate) -> Route:
+    methods = None if endpoint.method == ANY_METHOD else [endpoint.method]
+    return Route(endpoint.path, endpoint=_Served(endpoint, gate), methods=methods)
+
+
+class _Served:
+    """One endpoint as an ASGI application; a class, as Starlette gives functions the method GET unasked."""
+
+    def __init__(self, endpoint: Endpoint, gate: _Gate) -> None:
+        self._endpoint = endpoint
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        endpoint, trace = self._endpoint, _trace(request)
+        trace.route = endpoint.path
+        if endpoint.quiet:
+            trace.level = logging.DEBUG
+        with self._gate:
+            body = await _read_body(request, endpoint.body_limit) if endpoint.body_limit else b""
+            call = Call(body=body, path=dict(request.path_params))
+            try:
+                found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
+                response = JSONResponse(found)  # here, as an answer that is no JSON is an error like any other
+            except KeyServiceError:
+                raise
+            except Exception as error:
+                log_event(_LOG, "failed", level=logging.ERROR, id=trace.id, error=type(error).__name__)
+                _LOG.error("where it failed", exc_info=error)
+                raise KeyServiceError(Reason.INTERNAL) from error
+        await response(scope, receive, send)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the body, of which no more than `limit` bytes are ever held.
+
+    Raises:
+        KeyServiceError: `too_large`; `invalid_body` for another media type, a coded body, or one that does not come.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise KeyServiceError(Reason.INVALID_BODY, "Content-Type must be application/json")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise KeyServiceError(Reason.INVALID_BODY, "a body must not be compressed")
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 12 or int(declared) > limit):  # noqa: PLR2004
+        raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > limit:
+                    raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
+                body += chunk
+    except TimeoutError as error:
+        raise KeyServiceError(Reason.INVALID_BODY, f"no whole body in {BODY_TIMEOUT_S:.0f} s") from error
+    return bytes(body)
+
+
+def _trace(request: Request) -> _Trace:
+    trace: _Trace = request.scope[_TRACE]
+    return trace
+
+
+def _as_refusal(error: Exception) -> KeyServiceError:
+    return error if isinstance(error, KeyServiceError) else KeyServiceError(Reason.INTERNAL)
+
+
+def _problem(
+    request: Request, error: KeyServiceError, now: float, headers: Mapping[str, str] | None = None
+) -> Response:
+    problem = problem_of(error, now=now)
+    _trace(request).reason = str(error.reason)
+    every = {**problem.headers, **(headers or {})}
+    return JSONResponse(problem.body, status_code=problem.status, headers=every, media_type=MEDIA_TYPE)
+
+
+def _http_problem(request: Request, error: Exception, now: float) -> Response:
+    """What Starlette itself refuses: an unknown path, or a method that the path does not have."""
+    allowed = (error.headers or {}) if isinstance(error, HTTPException) else {}
+    if "Allow" in allowed:
+        refusal = KeyServiceError(Reason.METHOD_NOT_ALLOWED, f"this path has {allowed['Allow']}")
+        return _problem(request, refusal, now, {"Allow": allowed["Allow"]})
+    return _problem(request, KeyServiceError(Reason.NOT_FOUND, "no such path"), now)
+
+
+class _Edge:
+    """Outermost: names each request, sets the headers of every answer, writes its log line, lets no error through."""
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # no lifespan, no websockets
+        trace = scope[_TRACE] = _Trace(id=request_id())
+        started = time.monotonic()
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update({**_HEADERS, "AgentKeys-Request-Id": trace.id})
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except ClientDisconnect:
+            trace.reason = "client_disconnected"
+        except Exception as error:  # noqa: BLE001 - the last place: a traceback must not reach a client
+            _LOG.error("request failed", exc_info=error)
+            if not status:
+                request = Request(scope, receive)
+                response = _problem(request, KeyServiceError(Reason.INTERNAL), self._clock())
+                await response(scope, receive, send_named)
+        finally:
+            log_event(
+                _LOG,
+                "request",
+                level=trace.level,
+                id=trace.id,
+                method=scope["method"] if len(scope["method"]) < 16 else "?",  # noqa: PLR2004
+                route=trace.route,
+                status=status or _DISCONNECTED,
+                reason=trace.reason,
+                ms=round((time.monotonic() - started) * 1000, 1),
+            )

@@ -1,0 +1,47 @@
+"""The command `agentkeys-broker`: parse, call, print."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentkeys_runtime.config import ConfigError, load_config
+from agentkeys_runtime.logs import configure
+from broker.app import run
+from broker.config import BrokerConfig
+from broker.keyfile import JWK_NAME, KEY_NAME, create_key
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's state, made if missing.")]) -> None:
+    """Make K1, the co-signing key, and write its public half for signer and workers to pin. Never overwrites."""
+    public = create_key(state_dir)
+    print(f"key     {state_dir / KEY_NAME}")
+    print(f"public  {state_dir / JWK_NAME}")
+    print(f"kid     {public.kid}")
+
+
+@app.command("serve")
+def serve_command(
+    config: Annotated[Path, typer.Option("--config", help="broker.toml")],
+    verbose: Annotated[bool, typer.Option(help="Log health checks as well.")] = False,
+) -> None:
+    """Serve until SIGTERM; prints `ready https://HOST:PORT` once requests are taken."""
+    configure("broker", level=10 if verbose else 20)
+    run(load_config(config, BrokerConfig))
+
+
+def main() -> None:
+    """Run the command line; what a host can mend ends it with one line on stderr and exit 1."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"agentkeys-broker: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

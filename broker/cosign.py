@@ -1,0 +1,71 @@
+"""A checked request becomes a co-signature by K1. Nothing outside this room can make one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agentkeys_core.authorisation import check_context, verify_device_signature
+from agentkeys_core.captoken import MAX_CAP_BYTES, UncosignedCap
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.keys import ES256PublicKey, es256_sign
+from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now
+from broker.quota import Quota
+
+_NO_COSIGN: Final = bytes(64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cosignature:
+    """What joins a cap: ES256 by K1, 64 bytes, and the thumbprint by which signer and workers pin K1."""
+
+    cosign: bytes
+    kid: str
+
+
+class Cosigner:
+    """Co-signs what signer and workers would admit now, as far as the broker can know; policy and quota end here."""
+
+    def __init__(
+        self,
+        *,
+        key: ec.EllipticCurvePrivateKey,
+        registry: RegistrySource,
+        quota: Quota,
+        clock: Callable[[], float],
+        aud: str,
+    ) -> None:
+        self._key = key
+        self._public = ES256PublicKey.of(key.public_key())
+        self._registry = registry
+        self._quota = quota
+        self._clock = clock
+        self._aud = aud
+
+    def __repr__(self) -> str:
+        return f"<Cosigner {self._public.kid}>"
+
+    def cosign(self, cap: UncosignedCap) -> Cosignature:
+        """Return the co-signature of a well-formed cap. The first check that fails decides.
+
+        Whether a store replaces something is not known here: that K11 then approves is checked by worker and signer.
+
+        Raises:
+            KeyServiceError: `too_large` where it leaves no room for the co-signature; then as `check_context`,
+                `device_signature_invalid`, `device_unknown`, `rate_limited`, as `authorise`; registry reasons.
+        """
+        if len(cap.cosigned(_NO_COSIGN, self._public.kid).encode()) > MAX_CAP_BYTES:
+            raise KeyServiceError(Reason.TOO_LARGE, f"a cap has at most {MAX_CAP_BYTES} bytes")
+        request = cap.request
+        epoch = self._registry.status().k3_epoch
+        check_context(request, aud=self._aud, now=self._clock(), current_epoch=epoch)
+        verify_device_signature(cap)
+        operator = self._registry.lookup_device(request.device)
+        if operator is None:
+            raise KeyServiceError(Reason.DEVICE_UNKNOWN)  # not counted: anybody can make keys without end
+        self._quota.charge_device(request.device)
+        authorise_now(cap, self._registry, replacing=False)
+        # Only now: a revoked or wayward device uses up its own minute, not its user's.
+        self._quota.charge_user(operator.operator_omni)
+        return Cosignature(cosign=es256_sign(self._key, cap.cosign_message()), kid=self._public.kid)

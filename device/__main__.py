@@ -1,0 +1,5 @@
+"""`python -m device` is `agentkeys`."""
+
+from device.cli import main
+
+main()

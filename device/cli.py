@@ -1,0 +1,102 @@
+"""`agentkeys`, the user's side: parses, calls, prints. Exit codes are those of `device.errors.ExitCode`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agentkeys_core.errors import KeyServiceError
+from device.commands import agent, audit, cred, devices, setup
+from device.commands.context import DEFAULT_HOME, Options
+from device.errors import DeviceError, ExitCode, Trouble, exit_code
+from device.show import Show
+
+_INTERRUPTED: Final = 130
+_EXIT_CODES: Final = (
+    "Exit codes: 0 done, 1 refused, 2 wrong arguments or input, 3 denied to this device, 4 not found, "
+    "5 unavailable (try again), 6 not trustworthy (nothing was used), 7 conflict."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Credentials that only your own devices can use: every request is signed here, every answer is verified here.",
+    epilog=_EXIT_CODES,
+)
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    home: Annotated[
+        Path, typer.Option("--home", metavar="DIR", envvar="AGENTKEYS_HOME", help="This device's folder, mode 0700.")
+    ] = DEFAULT_HOME,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout; errors as one on stderr.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree beforehand to what will be signed.")] = False,
+) -> None:
+    context.obj = Options(home=home.expanduser(), show=Show(as_json=as_json, yes=yes))
+
+
+app.command("init")(setup.init)
+app.command("pair")(setup.pair)
+app.command("whoami")(setup.whoami)
+app.add_typer(cred.app, name="cred")
+app.add_typer(agent.app, name="agent")
+app.add_typer(agent.scope_app, name="scope")
+app.add_typer(devices.app, name="device")
+app.command("freeze")(devices.freeze_command)
+app.command("unfreeze")(devices.unfreeze_command)
+app.add_typer(audit.app, name="audit")
+
+
+def _globals_first(args: Sequence[str]) -> list[str]:
+    """Move --home, --json and --yes before the command, so that they may stand anywhere."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            return [*front, *rest, word, *words]
+        if word in ("--json", "--yes", "-y") or word.startswith("--home="):
+            front.append(word)
+        elif word == "--home":
+            front += [word, *[value for value in [next(words, None)] if value is not None]]
+        else:
+            rest.append(word)
+    return [*front, *rest]
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Nothing but named refusals reaches the terminal: no traceback, no secret.
+    """
+    as_json = "--json" in args
+    show = Show(as_json=as_json)
+    try:
+        # In json mode even a mistyped option must come as JSON; otherwise the library explains it better.
+        result = app(args=_globals_first(args), prog_name="agentkeys", standalone_mode=not as_json)
+    except (DeviceError, KeyServiceError) as exc:
+        show.error(exc)
+        return exit_code(exc)
+    except typer.TyperException as exc:
+        show.error(DeviceError(Trouble.USAGE, exc.format_message()))
+        return ExitCode.USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else ExitCode.REFUSED
+    except Exception as exc:  # noqa: BLE001 - a traceback could show what it must not
+        show.error(DeviceError(Trouble.INTERNAL, type(exc).__name__))
+        return ExitCode.REFUSED
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(run(sys.argv[1:]))

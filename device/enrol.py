@@ -1,0 +1,208 @@
+"""The first bind of a user with an own wallet: K10, K11 and the wallet sign one Enrol; done on the signed row."""
+
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from agentkeys_core.changes import ChangeSignatures, Enrol, K11OfDevice, SignedChange
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.ids import operator_omni
+from agentkeys_core.keys import DeviceKey, recover_address
+from agentkeys_core.registry import ALL_ROLES
+from device.change_desk import Receipt, send_change
+from device.errors import DeviceError, Trouble
+from device.home import Home
+from device.identity import Identity, Part
+from device.intent import change_intent
+from device.k11.port import K11Kind, K11Record
+from device.registry import lowest_incarnation
+from device.session import Device
+
+PENDING_FILE: Final = "pending-enrol.json"
+#: The registry takes an hour at most; ten minutes of it are left for clocks that differ.
+ENROL_LIFE_S: Final = 3000
+#: An offer is made anew when less than this is left to sign it.
+_MARGIN_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """An Enrol that K10 and K11 have signed, and perhaps the wallet; it waits in the folder until its row came back."""
+
+    signed: SignedChange
+
+    @property
+    def change(self) -> Enrol:
+        """The Enrol itself."""
+        if not isinstance(self.signed.change, Enrol):
+            raise DeviceError(Trouble.BAD_FILE, f"{PENDING_FILE} holds another change")
+        return self.signed.change
+
+    @classmethod
+    def load(cls, home: Home) -> Self | None:
+        """Return what waits in the folder, None where nothing does. Raises `bad_file` or `unsafe_file`."""
+        data = home.read(PENDING_FILE)
+        if data is None:
+            return None
+        try:
+            return cls(signed=SignedChange.parse(data))
+        except KeyServiceError as exc:
+            raise DeviceError(Trouble.BAD_FILE, f"{home.path / PENDING_FILE}: {exc}") from exc
+
+    def save(self, home: Home) -> None:
+        """Keep it."""
+        home.write(PENDING_FILE, self.signed.encode())
+
+    def with_wallet(self, signature: bytes) -> Self:
+        """Return it with the wallet's signature."""
+        signatures = replace(self.signed.signatures, wallet=signature)
+        return type(self)(signed=SignedChange(change=self.signed.change, signatures=signatures))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """How far it is: `receipt` where this run has enrolled the device, `pending` while the wallet must sign."""
+
+    identity: Identity | None
+    pending: Pending | None = None
+    receipt: Receipt | None = None
+
+
+def enrol(
+    device: Device, *, wallet: bytes | None, kind: K11Kind, wallet_signature: bytes | None, wallet_key: DeviceKey | None
+) -> Enrolment:
+    """Bring this device's enrolment one step further; may be run again at any point.
+
+    Args:
+        device: this machine's.
+        kind: of the K11 to make where there is none.
+        wallet: 20 address bytes; None to go on with the one that waits in the folder.
+        wallet_signature: 65 bytes over the Enrol that was printed.
+        wallet_key: signs it at once; for development.
+
+    Raises:
+        DeviceError: `already_initialised` for a folder of another wallet or of an agent;
+            `wallet_signature_invalid`; otherwise as `send_change` and the authenticator.
+        KeyServiceError: the registry's refusal.
+    """
+    pending = Pending.load(device.home)
+    wallet = wallet or (pending.change.wallet if pending else None)
+    identity = Identity.load(device.home)
+    if identity is not None:
+        if identity.part is not Part.MASTER or (wallet is not None and identity.wallet != wallet):
+            raise DeviceError(
+                Trouble.ALREADY_INITIALISED, f"{device.home.path} serves something else already; use another --home"
+            )
+        return Enrolment(identity=identity)
+    if wallet is None:
+        raise DeviceError(
+            Trouble.USAGE, "name the wallet: --wallet ADDRESS (or --wallet-key-file FILE for development)"
+        )
+    done = _sent_before(device, pending, wallet)
+    if done is not None:
+        return done
+    if pending is None or not _usable(device, pending, wallet):
+        pending = _offer(device, wallet, kind)
+    return _with_wallet(device, pending, wallet_signature, wallet_key)
+
+
+def _sent_before(device: Device, pending: Pending | None, wallet: bytes) -> Enrolment | None:
+    """Finish an Enrol whose answer was lost: a registry that knows it gives the same row again.
+
+    None where nothing was sent, or where it must be made anew.
+    """
+    if pending is None or pending.change.wallet != wallet or pending.signed.signatures.wallet is None:
+        return None
+    try:
+        return _finish(device, pending)
+    except KeyServiceError as exc:
+        if exc.reason is not Reason.CHANGE_NOT_AUTHORISED:
+            raise
+        return None
+
+
+def _with_wallet(
+    device: Device, pending: Pending, wallet_signature: bytes | None, wallet_key: DeviceKey | None
+) -> Enrolment:
+    """Put the wallet's signature to the offer and send it; without one, the offer goes on waiting."""
+    digest = pending.change.digest(device.profile.domain)
+    if wallet_key is not None:
+        wallet_signature = wallet_key.sign_recoverable(digest)
+    if wallet_signature is None:
+        return Enrolment(identity=None, pending=pending)
+    if recover_address(digest, wallet_signature) != pending.change.wallet:
+        raise DeviceError(
+            Trouble.WALLET_SIGNATURE_INVALID,
+            "that is not the wallet's signature over this Enrol; run init again to see what to sign",
+        )
+    pending = pending.with_wallet(wallet_signature)
+    pending.save(device.home)
+    return _finish(device, pending)
+
+
+def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
+    change = pending.change
+    return (
+        change.wallet == wallet and change.device == device.k10.address and change.deadline > device.now() + _MARGIN_S
+    )
+
+
+def _k11_record(device: Device, kind: K11Kind) -> K11Record:
+    record = K11Record.load(device.home)
+    if record is None:
+        record = device.authenticator(kind).create(device.home, device_key_hash=device.k10.key_hash)
+        record.save(device.home)
+    if record.kind is not kind:
+        raise DeviceError(
+            Trouble.ALREADY_INITIALISED, f"this device's K11 is of kind {record.kind}; use another --home for {kind}"
+        )
+    return record
+
+
+def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
+    """Compose Enrol, have K10 and K11 sign it, and keep it for the wallet."""
+    operator = operator_omni(wallet)
+    incarnation = lowest_incarnation(device.routes, operator)
+    public = _k11_record(device, kind).public
+    change = Enrol(
+        identity_omni=operator,
+        operator_omni=operator,
+        wallet=wallet,
+        wallet_epoch=0,
+        device=device.k10.address,
+        k11_cred_id=public.credential_id_hash,
+        k11_x=int.from_bytes(public.x, "big"),
+        k11_y=int.from_bytes(public.y, "big"),
+        k11_rp_id_hash=public.rp_id_hash,
+        k11_origin_hash=public.origin_hash,
+        roles=int(ALL_ROLES),
+        incarnation=incarnation,
+        nonce=0,
+        deadline=device.now() + ENROL_LIFE_S,
+    )
+    signed = device.k10.sign_change(change, device.profile.domain)
+    intent = change_intent(change, signed.name)
+    device.show.signing(intent)
+    device.show.confirm("Sign this?")
+    authenticator, record = device.k11()
+    assertion = authenticator.approve(record, signed, intent)
+    k11 = (K11OfDevice(device=device.k10.key_hash, assertion=assertion),)
+    pending = Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
+    pending.save(device.home)
+    return pending
+
+
+def _finish(device: Device, pending: Pending) -> Enrolment:
+    change = pending.change
+    digest = change.digest(device.profile.domain)
+    receipt = send_change(device, pending.signed.encode(), change, digest, everywhere=False)
+    identity = Identity(
+        part=Part.MASTER,
+        operator_omni=change.operator_omni,
+        actor_omni=change.operator_omni,
+        profile_hash=device.profile.hash(),
+        wallet=change.wallet,
+        registered=True,
+    )
+    identity.save(device.home)
+    device.home.remove(PENDING_FILE)
+    return Enrolment(identity=identity, receipt=receipt)

@@ -1,0 +1,95 @@
+"""What is about to be signed, in plain words: the same lines on the terminal and on the K11 page."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from agentkeys_core.caprequest import CapRequest
+from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, Pair, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.encoding import address_encode, hex_encode
+from agentkeys_core.ops import Op
+
+_OPS: Final = {
+    Op.CRED_STORE: "Store a credential",
+    Op.CRED_DELETE: "Delete a credential for ever",
+    Op.CRED_FETCH: "Read a credential",
+    Op.CRED_LIST: "List the names of credentials",
+    Op.AUDIT_LIST: "Read audit rows",
+}
+
+
+def moment(unix: int) -> str:
+    """A time in UTC, as people read it."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A title and lines of (what, value).
+
+    Values come from what is signed, never from an answer of a broker or worker.
+    """
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    digest: bytes
+
+
+def request_intent(request: CapRequest, *, replaces: bytes | None = None) -> Intent:
+    """Describe a capability request; `replaces` is the store that a new one puts an end to."""
+    title = _OPS.get(request.op, str(request.op))
+    lines = [
+        ("service", request.service.text),
+        ("for actor", hex_encode(request.actor_omni)),
+        ("by device", hex_encode(request.device)),
+        ("valid until", moment(request.expires_at)),
+    ]
+    if replaces is not None:
+        title = "Replace a credential"
+        lines.insert(1, ("ends store", hex_encode(replaces)))
+    return Intent(title=title, lines=tuple(lines), digest=request.digest)
+
+
+def change_intent(change: Change, digest: bytes) -> Intent:
+    """Describe a registry change or a `Pair`."""
+    title, lines = _described(change)
+    lines.append(("operator", hex_encode(change.operator_omni)))
+    deadline = getattr(change, "deadline", None)
+    if deadline is not None:
+        lines.append(("valid until", moment(deadline)))
+    return Intent(title=title, lines=tuple(lines), digest=digest)
+
+
+def _services(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PLR0911 - one return a type reads best
+    match change:
+        case Enrol():
+            return "Make this device the first master of a new tree", [
+                ("wallet", address_encode(change.wallet)),
+                ("device", address_encode(change.device)),
+                ("K11 key", hex_encode(change.k11_cred_id)),
+            ]
+        case AddAgent():
+            return "Let a new agent device in", [
+                ("agent", f"{change.label}, generation {change.generation}"),
+                ("may use", _services(change.services)),
+                ("device", address_encode(change.device)),
+                ("actor", hex_encode(change.actor_omni)),
+            ]
+        case SetScope():
+            lines = [("grant", _services(change.grant)), ("take away", _services(change.revoke))]
+            return "Change what an agent may use", [*lines, ("actor", hex_encode(change.actor_omni))]
+        case RevokeDevice():
+            return "Revoke a device for ever", [("device", hex_encode(change.device_key_hash))]
+        case Freeze():
+            return "Freeze everything of this operator", [("until", "a master unfreezes it")]
+        case Unfreeze():
+            return "End the freeze", []
+        case Pair():
+            lines = [("device", address_encode(change.device)), ("profile", hex_encode(change.profile_hash))]
+            return "Ask to join an operator", [*lines, ("offer ends", moment(change.expires_at))]
+        case _:
+            return f"Registry change {change.type}", [(name, str(value)) for name, value in change.to_message().items()]

@@ -1,0 +1,83 @@
+"""K11 by WebAuthn in the person's own browser: a security key, or what the laptop has built in."""
+
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from agentkeys_core.encoding import b64u_encode, hex_encode
+from agentkeys_core.k11 import K11_PORT, RP_ID, K11Assertion
+from device.errors import DeviceError, Trouble
+from device.home import Home
+from device.intent import Intent
+from device.k11.ceremony import read_assertion, read_creation
+from device.k11.page import TIMEOUT_S, Task, run_ceremony
+from device.k11.port import K11Record
+from device.keys import SignedDigest
+
+_ES256: Final = -7
+
+
+class BrowserAuthenticator:
+    """Asks on the device's own page, `http://localhost:8722`."""
+
+    __slots__ = ("_announce", "_port", "_timeout_s")
+
+    def __init__(self, announce: Callable[[str], None], *, port: int = K11_PORT, timeout_s: float = TIMEOUT_S) -> None:
+        self._announce = announce
+        self._port = port
+        self._timeout_s = timeout_s
+
+    def create(self, home: Home, *, device_key_hash: bytes) -> K11Record:  # noqa: ARG002 - nothing of it is kept in the folder
+        """Have the browser make a key with user verification and return its public half."""
+        challenge = secrets.token_bytes(32)
+        made: list[K11Record] = []
+        options = {
+            "attestation": "none",
+            "authenticatorSelection": {"residentKey": "discouraged", "userVerification": "required"},
+            "challenge": b64u_encode(challenge),
+            "pubKeyCredParams": [{"alg": _ES256, "type": "public-key"}],
+            "rp": {"id": RP_ID, "name": "AgentKeys on this machine"},
+            "timeout": int(self._timeout_s * 1000),
+            "user": {
+                "displayName": "AgentKeys master",
+                "id": b64u_encode(device_key_hash),
+                "name": hex_encode(device_key_hash)[:16],
+            },
+        }
+        task = Task(
+            kind="create",
+            title="Make this device's K11 key",
+            lines=(("used for", "approving what this device signs"), ("device", hex_encode(device_key_hash))),
+            digest=hex_encode(challenge),
+            options=options,
+            accept=lambda obj: made.append(read_creation(obj, challenge=challenge)),
+        )
+        self._run(task)
+        return made[0]
+
+    def approve(self, record: K11Record, signed: SignedDigest, intent: Intent) -> K11Assertion:
+        """Show the intent on the page and return the assertion of whoever approved it."""
+        signed.check()
+        if intent.digest != signed.name:
+            raise DeviceError(Trouble.INTERNAL, "the page would show something else than is signed")
+        given: list[K11Assertion] = []
+        options = {
+            "allowCredentials": [{"id": b64u_encode(record.credential_id), "type": "public-key"}],
+            "challenge": b64u_encode(signed.challenge),
+            "rpId": RP_ID,
+            "timeout": int(self._timeout_s * 1000),
+            "userVerification": "required",
+        }
+        task = Task(
+            kind="get",
+            title=intent.title,
+            lines=intent.lines,
+            digest=hex_encode(intent.digest),
+            options=options,
+            accept=lambda obj: given.append(read_assertion(obj, challenge=signed.challenge, record=record)),
+        )
+        self._run(task)
+        return given[0]
+
+    def _run(self, task: Task) -> None:
+        run_ceremony(task, self._announce, port=self._port, timeout_s=self._timeout_s)

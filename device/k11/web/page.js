@@ -1,0 +1,98 @@
+"use strict";
+// One ceremony: fetch the task with the token of the address, show it, ask the authenticator, send its answer back.
+
+const byId = (id) => document.getElementById(id);
+const token = location.hash.slice(1);
+// Out of the address bar and the history: the token is for this page alone.
+history.replaceState(null, "", "/");
+
+const decode = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0));
+const encode = (buffer) =>
+  btoa(String.fromCharCode(...new Uint8Array(buffer))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+
+const say = (text) => { byId("message").textContent = text; };
+const busy = (on) => { byId("approve").disabled = on; byId("decline").disabled = on; };
+
+function show(task) {
+  byId("title").textContent = task.title;
+  for (const [name, value] of task.lines) {
+    const term = document.createElement("dt");
+    const description = document.createElement("dd");
+    term.textContent = name;
+    description.textContent = value;
+    byId("lines").append(term, description);
+  }
+  byId("digest").textContent = task.digest;
+  for (const id of ["digest-line", "advice", "buttons"]) byId(id).hidden = false;
+  byId("approve").focus();
+}
+
+async function create(options) {
+  const publicKey = { ...options, challenge: decode(options.challenge), user: { ...options.user, id: decode(options.user.id) } };
+  const made = await navigator.credentials.create({ publicKey });
+  return {
+    attestation_object: encode(made.response.attestationObject),
+    client_data_json: encode(made.response.clientDataJSON),
+    credential_id: encode(made.rawId),
+  };
+}
+
+async function get(options) {
+  const allowCredentials = options.allowCredentials.map((entry) => ({ ...entry, id: decode(entry.id) }));
+  const publicKey = { ...options, challenge: decode(options.challenge), allowCredentials };
+  const given = await navigator.credentials.get({ publicKey });
+  return {
+    authenticator_data: encode(given.response.authenticatorData),
+    client_data_json: encode(given.response.clientDataJSON),
+    credential_id: encode(given.rawId),
+    signature: encode(given.response.signature),
+  };
+}
+
+async function send(answer) {
+  const response = await fetch("/answer", {
+    method: "POST",
+    headers: { "AgentKeys-Token": token, "Content-Type": "application/json" },
+    body: JSON.stringify(answer),
+  });
+  if (response.ok) return;
+  const problem = await response.json().catch(() => ({}));
+  throw new Error(problem.error || `refused (${response.status})`);
+}
+
+async function finish(answer, words) {
+  await send(answer);
+  byId("buttons").hidden = true;
+  say(words);
+}
+
+async function start() {
+  if (!token) {
+    byId("title").textContent = "Open the address that your terminal shows";
+    return;
+  }
+  const response = await fetch("/task", { headers: { "AgentKeys-Token": token } });
+  if (!response.ok) throw new Error("This page is no longer valid. Open the address that your terminal shows now.");
+  const task = await response.json();
+  show(task);
+  byId("approve").addEventListener("click", async () => {
+    busy(true);
+    say("Waiting for your security key …");
+    try {
+      const answer = task.kind === "create" ? await create(task.options) : await get(task.options);
+      await finish(answer, "Done. You can close this page and go back to the terminal.");
+    } catch (error) {
+      say(`That did not work: ${error.message} You can try again.`);
+      busy(false);
+    }
+  });
+  byId("decline").addEventListener("click", async () => {
+    busy(true);
+    await finish({ declined: true }, "Declined. Nothing was approved.").catch((error) => say(error.message));
+  });
+}
+
+start().catch((error) => {
+  byId("title").textContent = "This did not work";
+  say(error.message);
+});

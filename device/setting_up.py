@@ -1,0 +1,57 @@
+"""First steps of every device: the profile that the user compared, a folder of its own, a K10 key."""
+
+import hmac
+from pathlib import Path
+
+from agentkeys_core.encoding import hex_decode, hex_encode
+from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.profile import MAX_PROFILE_BYTES, Profile
+from device.errors import DeviceError, Trouble
+from device.home import Home, read_public_file
+from device.keys import K10
+from device.session import PROFILE_FILE, Device
+from device.show import Show
+
+
+def hex_argument(text: str, name: str, *, length: int) -> bytes:
+    """Read hex as people paste it: with or without 0x, capitals or not. Raises `usage`."""
+    try:
+        return hex_decode(text.strip().lower().removeprefix("0x"), length=length)
+    except KeyServiceError as exc:
+        raise DeviceError(Trouble.USAGE, f"{name} is not {length} bytes in hex") from exc
+
+
+def confirmed_profile(path: Path, expected_hash: str) -> Profile:
+    """Return the profile of a file whose hash is the one that the user was told by another way.
+
+    Raises:
+        DeviceError: `profile_hash_mismatch`; `bad_file` for something that is no profile; `usage` for a hash that
+            is none.
+    """
+    expected = hex_argument(expected_hash, "--profile-hash", length=32)
+    data = read_public_file(path, limit=MAX_PROFILE_BYTES)
+    try:
+        profile = Profile.parse(data.removesuffix(b"\n"))
+    except KeyServiceError as exc:
+        raise DeviceError(Trouble.BAD_FILE, f"{path} is no profile: {exc}") from exc
+    if not hmac.compare_digest(profile.hash(), expected):
+        detail = f"{path} has hash {hex_encode(profile.hash())}, not the one given; do not use it"
+        raise DeviceError(Trouble.PROFILE_HASH_MISMATCH, detail)
+    return profile
+
+
+def set_up(home: Home, profile: Profile, show: Show) -> Device:
+    """Return the device of a folder, after keeping the profile and making K10 where they are not there yet.
+
+    Raises:
+        DeviceError: `already_initialised` where the folder belongs to another deployment: profiles are never exchanged.
+    """
+    with home.locked():
+        stored = home.read(PROFILE_FILE)
+        if stored is None:
+            home.create(PROFILE_FILE, profile.encode())
+        elif stored != profile.encode():
+            raise DeviceError(
+                Trouble.ALREADY_INITIALISED, f"{home.path} belongs to another deployment; use another --home"
+            )
+    return Device(home, profile, K10.load_or_make(home), show)

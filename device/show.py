@@ -1,0 +1,151 @@
+"""What people see: on stderr, so that stdout carries results alone; rich on a terminal, plain elsewhere."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from agentkeys_core.encoding import hex_encode
+from agentkeys_core.errors import KeyServiceError
+from device.errors import DeviceError, Trouble
+from device.intent import Intent
+from device.k11.software import BANNER
+
+_GAP: Final = "  "
+
+
+def clean(text: str) -> str:
+    """Return the text without control characters: no answer may draw on a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class Show:
+    """One run's output. `json` mode prints one JSON document on stdout, and errors as one on stderr."""
+
+    def __init__(self, *, as_json: bool = False, yes: bool = False) -> None:
+        self.as_json = as_json
+        self._yes = yes
+        self._err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._warned = False
+
+    def note(self, text: str) -> None:
+        """A line on stderr for people."""
+        if not self.as_json:
+            self._err.print(escape(clean(text)))
+
+    def warn(self, text: str) -> None:
+        """A line that people must see, also beside JSON output."""
+        self._err.print(f"[bold yellow]{escape(clean(text))}[/]" if self._err.is_terminal else escape(clean(text)))
+
+    def software_k11(self) -> None:
+        """Say once a run that K11 is a toy."""
+        if not self._warned and not self.as_json:
+            self.warn(BANNER)
+        self._warned = True
+
+    def k11_page(self, address: str) -> None:
+        """Ask the person to open the K11 page; shown in every mode, since nothing goes on without it."""
+        self._err.print("Open this page in your browser to approve with K11:")
+        self._err.print(escape(address), soft_wrap=True)
+
+    def signing(self, intent: Intent) -> None:
+        """Show what is about to be signed."""
+        if self.as_json:
+            return
+        lines = [*intent.lines, ("digest", hex_encode(intent.digest))]
+        if not self._err.is_terminal:
+            self._err.print(f"signing: {escape(clean(intent.title))}")
+            for name, value in lines:
+                self._err.print(f"{_GAP}{name}: {escape(clean(value))}")
+            return
+        grid = Table.grid(padding=(0, 2))
+        for name, value in lines:
+            grid.add_row(f"[dim]{escape(name)}[/]", escape(clean(value)))
+        self._err.print(
+            Panel(grid, title=f"[bold]{escape(clean(intent.title))}[/]", title_align="left", box=box.ROUNDED)
+        )
+
+    def confirm(self, question: str) -> None:
+        """Have the person agree, unless --yes did already.
+
+        Raises:
+            DeviceError: `declined`, or `usage` where nobody can be asked.
+        """
+        if self._yes:
+            return
+        if not sys.stdin.isatty():
+            raise DeviceError(Trouble.USAGE, "nobody can be asked here; add --yes to agree beforehand")
+        self._err.print(f"{escape(clean(question))} [y/N] ".replace("[y/N]", "\\[y/N]"), end="")
+        if input().strip().lower() not in ("y", "yes"):
+            raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")
+
+    def result(self, data: Mapping[str, object], text: Sequence[str] | None = None) -> None:
+        """Print the result: the JSON document, or lines of text (by default `name: value`)."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(data, sort_keys=True) + "\n")
+            return
+        for line in text if text is not None else [f"{name}: {_plain(value)}" for name, value in data.items()]:
+            self._out.print(escape(clean(line)))
+
+    def table(self, data: Mapping[str, object], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows: a table on a terminal, tab-separated elsewhere, the JSON document in `json` mode."""
+        if self.as_json:
+            self.result(data)
+        elif not self._out.is_terminal:
+            for row in rows:
+                sys.stdout.write("\t".join(clean(cell) for cell in row) + "\n")
+        else:
+            table = Table(*(escape(column) for column in columns), box=box.SIMPLE_HEAD)
+            for row in rows:
+                table.add_row(*(escape(clean(cell)) for cell in row))
+            self._out.print(table)
+
+    def error(self, error: DeviceError | KeyServiceError) -> None:
+        """Print a refusal on stderr: `reason: detail`, or `{"error":{"reason",…}}`."""
+        advice = _advice(error)
+        if self.as_json:
+            members: dict[str, object] = {"detail": clean(error.detail), "reason": str(error.reason)}
+            if isinstance(error, KeyServiceError):
+                members |= {name: clean(value) for name, value in error.metadata.items()}
+            if advice:
+                members["advice"] = advice
+            sys.stderr.write(json.dumps({"error": members}, sort_keys=True) + "\n")
+            return
+        words = f": {clean(error.detail)}" if error.detail else ""
+        self._err.print(f"[bold red]{escape(str(error.reason))}[/]{escape(words)}")
+        if advice:
+            self._err.print(escape(advice))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return "none" if value is None else str(value)
+
+
+_ADVICE: Final[Mapping[str, str]] = {
+    "cap_expired": "Your clock may be behind; compare it with the server's.",
+    "cap_not_yet_valid": "Your clock may be ahead; compare it with the server's.",
+    "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
+    "operator_frozen": "A master froze everything; agentkeys unfreeze ends that.",
+    "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
+    "k11_required": "Only a master device with its K11 can do that.",
+    "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
+    "k11_invalid": "A software K11 works only with a registry started with --allow-software-k11.",
+}
+
+
+def _advice(error: DeviceError | KeyServiceError) -> str:
+    words = _ADVICE.get(str(error.reason), "")
+    if isinstance(error, KeyServiceError) and str(error.reason).startswith("cap_") and "server_time" in error.metadata:
+        words += f" Server time: {clean(error.metadata['server_time'])} (Unix seconds)."
+    return words

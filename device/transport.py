@@ -1,0 +1,125 @@
+"""HTTPS to one origin of the profile: checked peer, no redirects, no proxies, bounded in size and time."""
+
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Self
+
+import httpx
+
+from agentkeys_core.encoding import strict_json
+from agentkeys_core.errors import KeyServiceError, Reason
+from device.errors import DeviceError, Trouble
+from device.tls import PeerContext
+
+CONNECT_TIMEOUT_S: Final = 5.0
+READ_TIMEOUT_S: Final = 30.0
+#: A peer that sends a byte now and then is still cut off.
+TOTAL_TIMEOUT_S: Final = 60.0
+#: A fetched value of 64 KiB is sealed and coded twice; a page of audit rows is the longest answer.
+MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+_HEADERS: Final = {
+    "Accept-Encoding": "identity",
+    "Accept": "application/json, application/problem+json",
+    "User-Agent": "agentkeys",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and body bytes of one HTTP answer; nothing in it has been verified."""
+
+    status: int
+    body: bytes
+
+    def json(self) -> object:
+        """Return the parsed body. Raises `answer_not_trusted`."""
+        try:
+            return strict_json(self.body, limit=MAX_ANSWER_BYTES, reason=Reason.INVALID_ENCODING)
+        except KeyServiceError as exc:
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the answer is not JSON") from exc
+
+
+@contextmanager
+def _named_errors(origin: str) -> Iterator[None]:
+    """Turn the library's errors into ours: what TLS refused is not trusted, everything else is unreachable."""
+    try:
+        yield
+    except httpx.HTTPError as exc:
+        cause: BaseException | None = exc
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise DeviceError(Trouble.PEER_NOT_TRUSTED, f"{origin}: {cause.verify_message}") from exc
+            cause = cause.__cause__ or cause.__context__
+        raise DeviceError(Trouble.UNREACHABLE, f"{origin}: {type(exc).__name__}") from exc
+    except httpx.InvalidURL as exc:
+        raise DeviceError(Trouble.USAGE, f"{origin}: no such address") from exc
+
+
+def _timeout(read_s: float) -> httpx.Timeout:
+    return httpx.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
+
+
+class Channel:
+    """Requests to one origin over connections whose peer was checked."""
+
+    __slots__ = ("_client", "origin")
+
+    def __init__(self, origin: str, context: PeerContext) -> None:
+        self.origin = origin
+        self._client = httpx.Client(
+            base_url=origin,
+            verify=context,
+            trust_env=False,
+            follow_redirects=False,
+            headers=_HEADERS,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def get(self, path: str, *, timeout_s: float = READ_TIMEOUT_S) -> Answer:
+        """Read `path`. Raises as `post`."""
+        return self._send(self._client.build_request("GET", path, timeout=_timeout(timeout_s)))
+
+    def post(self, path: str, body: bytes, *, timeout_s: float = READ_TIMEOUT_S) -> Answer:
+        """Send JSON bytes to `path`.
+
+        Raises:
+            DeviceError: `peer_not_trusted` before anything was sent; `unreachable`, when the request may or may not
+                have arrived; `answer_not_trusted` for an answer that is too long or coded.
+        """
+        headers = {"Content-Type": "application/json"}
+        return self._send(
+            self._client.build_request("POST", path, content=body, headers=headers, timeout=_timeout(timeout_s))
+        )
+
+    def _send(self, request: httpx.Request) -> Answer:
+        started = time.monotonic()
+        with _named_errors(self.origin):
+            response = self._client.send(request, stream=True)
+            try:
+                return Answer(response.status_code, self._body(response, started + TOTAL_TIMEOUT_S))
+            finally:
+                response.close()
+
+    def _body(self, response: httpx.Response, deadline: float) -> bytes:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the answer is compressed, which was not asked for")
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise DeviceError(Trouble.UNREACHABLE, f"{self.origin}: no whole answer in {TOTAL_TIMEOUT_S:.0f} s")
+        return bytes(body)

@@ -1,0 +1,128 @@
+"""What makes an answer true: a row signed by an audit key of the issuer, about this very request or change."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
+from agentkeys_core.caprequest import CapRequest
+from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.hashes import sha256
+from agentkeys_core.keys import ES256PublicKey, parse_jwks
+from agentkeys_core.ops import Service
+from device.errors import DeviceError, Trouble
+from device.home import Home
+
+KEYS_FILE: Final = "audit-keys.json"
+KEYS_PATH: Final = "/.well-known/agentkeys-audit-jwks.json"
+
+_KINDS: Final[Mapping[type[Change], OpKind]] = {
+    Enrol: OpKind.DEVICE_ADD,
+    AddAgent: OpKind.DEVICE_ADD,
+    RevokeDevice: OpKind.DEVICE_REVOKE,
+    Freeze: OpKind.FREEZE,
+    Unfreeze: OpKind.UNFREEZE,
+}
+
+
+def _not_trusted(why: str) -> DeviceError:
+    return DeviceError(Trouble.ROW_NOT_TRUSTED, why)
+
+
+def read_keys(data: bytes) -> dict[str, ES256PublicKey]:
+    """Read a JWKS. Raises `keys_not_trusted` for anything else, and for an empty one."""
+    try:
+        keys = parse_jwks(data)
+    except KeyServiceError as exc:
+        raise DeviceError(Trouble.KEYS_NOT_TRUSTED, f"the audit keys cannot be read: {exc}") from exc
+    if not keys:
+        raise DeviceError(Trouble.KEYS_NOT_TRUSTED, "there is no audit key")
+    return keys
+
+
+class AuditKeys:
+    """The deployment's audit keys: kept here, fetched from the issuer at first use and for a key not seen yet."""
+
+    __slots__ = ("_fetch", "_fetched", "_home", "_keys")
+
+    def __init__(self, home: Home, fetch: Callable[[], bytes]) -> None:
+        self._home = home
+        self._fetch = fetch
+        self._fetched = False
+        stored = home.read(KEYS_FILE)
+        try:
+            self._keys = {} if stored is None else read_keys(stored)
+        except DeviceError:
+            self._keys = {}  # a damaged copy costs one more fetch and nothing else
+
+    def refresh(self) -> None:
+        """Fetch the keys anew and keep them. Raises `keys_not_trusted`, `peer_not_trusted` or `unreachable`."""
+        data = self._fetch()
+        self._keys = read_keys(data)
+        self._home.write(KEYS_FILE, data)
+        self._fetched = True
+
+    def verify(self, row: AuditRow) -> AuditEnvelope:
+        """Return what a row says, once an audit key is proven to have signed it.
+
+        Raises `row_not_trusted`, or as `refresh`.
+        """
+        try:
+            return row.verify(self.all_for(row))
+        except AuditError as exc:
+            raise _not_trusted(f"a row is not signed as it should be ({exc.fault})") from exc
+        except KeyServiceError as exc:
+            raise _not_trusted(f"a row is malformed ({exc.reason})") from exc
+
+    def all_for(self, *rows: AuditRow) -> Mapping[str, ES256PublicKey]:
+        """Return the keys by kid, fetched anew (once a run) where one of the rows names a key that is not here."""
+        if not self._fetched and any(row.kid not in self._keys for row in rows):
+            self.refresh()
+        return self._keys
+
+
+def _expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise _not_trusted(f"the row is about another {what}")
+
+
+def check_request_row(
+    keys: AuditKeys, row: AuditRow, request: CapRequest, *, result: OpResult = OpResult.SUCCESS
+) -> None:
+    """Raise `row_not_trusted` unless the row is signed and records this request of ours, with this result."""
+    content = keys.verify(row)
+    body = content.op_body
+    _expect(content.op_kind == request.rule.kind, "operation")
+    _expect(body.cap is not None and hmac.compare_digest(body.cap, request.digest), "request")
+    _expect(body.req == request.request_hash, "request body")
+    _expect(body.svc == request.service.text, "service")
+    _expect(content.actor_omni == request.actor_omni, "actor")
+    _expect(content.operator_omni == request.operator_omni, "operator")
+    _expect(content.result == result, "result")
+
+
+def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service: Service, body: bytes) -> None:
+    """Raise `row_not_trusted` unless a master of this operator stored exactly these body bytes under this service."""
+    content = keys.verify(row)
+    _expect(content.op_kind == OpKind.CRED_STORE, "operation than a store")
+    _expect(content.op_body.svc == service.text, "service")
+    _expect(content.operator_omni == operator and content.actor_omni == operator, "owner")
+    _expect(content.op_body.req == sha256(body), "value")
+    _expect(content.result == OpResult.SUCCESS, "result")
+
+
+def change_kind(change: Change) -> OpKind:
+    """The kind of row that a registry writes for a change of this command."""
+    if isinstance(change, SetScope):
+        return OpKind.SCOPE_GRANT if change.grant else OpKind.SCOPE_REVOKE
+    return _KINDS[type(change)]
+
+
+def check_change_row(keys: AuditKeys, row: AuditRow, change: Change, digest: bytes) -> None:
+    """Raise `row_not_trusted` unless the row is signed and records this very change as applied."""
+    content = keys.verify(row)
+    _expect(content.op_kind == change_kind(change), "kind of change")
+    _expect(content.op_body.change is not None and hmac.compare_digest(content.op_body.change, digest), "change")
+    _expect(content.actor_omni == change.operator_omni == content.operator_omni, "operator")
+    _expect(content.result == OpResult.SUCCESS, "result")

@@ -1,0 +1,117 @@
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentkeys_core.encoding import hex_encode
+from agentkeys_core.keys import DeviceKey
+from certs.ca import Authority
+from device.cli import run
+from tests.unit.device.deployment import TRUST_DOMAIN, Deployment, running
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One CA for all tests of the session."""
+    return Authority.create(tmp_path_factory.mktemp("authority") / "ca", TRUST_DOMAIN)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, authority: Authority) -> Iterator[Deployment]:
+    """A deployment that listens."""
+    with running(tmp_path, authority) as made:
+        yield made
+
+
+@dataclass
+class Outcome:
+    """What one run of `agentkeys` gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    @property
+    def reason(self) -> str:
+        return str(json.loads(self.err.strip().splitlines()[-1])["error"]["reason"])
+
+
+@dataclass
+class Person:
+    """Runs `agentkeys` with one home."""
+
+    home: Path
+    profile: Path
+    profile_hash: str
+    wallet_file: Path
+    capture: pytest.CaptureFixture[str]
+    deployment: Deployment
+
+    def __call__(self, *words: object, as_json: bool = True) -> Outcome:
+        self.capture.readouterr()
+        head = ["--home", str(self.home), "--yes", *(["--json"] if as_json else [])]
+        code = run([*head, *(str(word) for word in words)])
+        out, err = self.capture.readouterr()
+        return Outcome(code, out, err)
+
+    def profile_words(self) -> list[object]:
+        return ["--profile", self.profile, "--profile-hash", self.profile_hash]
+
+    def init(self, *words: object) -> Outcome:
+        wallet = words or ("--wallet-key-file", self.wallet_file)
+        return self("init", *self.profile_words(), "--k11", "software", *wallet)
+
+
+@pytest.fixture
+def person(tmp_path: Path, deployment: Deployment, capfd: pytest.CaptureFixture[str]) -> Callable[[str], Person]:
+    """Makes persons by name, each with a home and a wallet of their own."""
+    profile = tmp_path / "profile.json"
+    profile.write_bytes(deployment.profile.encode())
+
+    def make(name: str) -> Person:
+        wallet = tmp_path / f"{name}.wallet"
+        wallet.touch(mode=0o600)
+        wallet.write_text(hex_encode(DeviceKey.generate().secret_bytes()))
+        return Person(tmp_path / name, profile, hex_encode(deployment.profile.hash()), wallet, capfd, deployment)
+
+    return make
+
+
+@pytest.fixture
+def master(person: Callable[[str], Person]) -> Person:
+    """An enrolled master."""
+    made = person("master")
+    outcome = made.init()
+    assert outcome.code == 0, outcome.err
+    return made
+
+
+@pytest.fixture
+def agent(person: Callable[[str], Person], master: Person, tmp_path: Path) -> Person:
+    """An agent of the master that may use cred:openrouter."""
+    made = person("agent")
+    operator = master("whoami", "--offline").data["operator_omni"]
+    paired = made("pair", "--operator", operator, *made.profile_words(), "--out", tmp_path / "offer.json")
+    assert paired.code == 0, paired.err
+    told = paired.data["pairing_hash"]
+    added = master(
+        "agent",
+        "add",
+        tmp_path / "offer.json",
+        "--label",
+        "research",
+        "--service",
+        "cred:openrouter",
+        "--pairing-hash",
+        told,
+    )
+    assert added.code == 0, added.err
+    return made

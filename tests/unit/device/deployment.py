@@ -1,0 +1,446 @@
+"""A small deployment on loopback: real TLS, real signatures, and a knob for each lie that a part could tell."""
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agentkeys_core.audit import NO_ROW, AuditEnvelope, AuditRow, OpBody, OpKind, OpResult, row_hash
+from agentkeys_core.bodies import (
+    AuditAnswer,
+    AuditListBody,
+    DeleteAnswer,
+    FetchAnswer,
+    ListAnswer,
+    ListedName,
+    StoreAnswer,
+    StoreBody,
+)
+from agentkeys_core.captoken import Cap, CapRequest, UncosignedCap
+from agentkeys_core.changes import (
+    AddAgent,
+    Enrol,
+    Freeze,
+    OrderedChange,
+    RevokeDevice,
+    SetScope,
+    SignedChange,
+    Unfreeze,
+)
+from agentkeys_core.encoding import b64u_decode, b64u_encode, hex_encode
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.hashes import keccak256, sha256
+from agentkeys_core.ids import address_of
+from agentkeys_core.jwks import jwks_document
+from agentkeys_core.k11 import cap_challenge
+from agentkeys_core.keys import ES256PublicKey, es256_sign, verify_recoverable, verify_secp256k1
+from agentkeys_core.ops import Op, WorkerClass
+from agentkeys_core.profile import Profile
+from agentkeys_core.proof import k10_digest
+from agentkeys_core.registry import AGENT, ALL_ROLES, MASTER, DeviceRecord, OperatorState, Role
+from agentkeys_core.sealing import seal
+from agentkeys_core.webauthn_check import verify_assertion
+from certs.ca import Authority
+from certs.profiles import LeafNames
+from certs.profiles import Role as LeafRole
+
+TRUST_DOMAIN = "keys.example.org"
+REGISTRY_ID = "ab" * 32
+Reply = tuple[int, object]
+
+
+def problem(reason: Reason, status: int = 403, **members: object) -> Reply:
+    """A refusal as the services send it."""
+    return status, {"reason": str(reason), "server_time": int(time.time()), "status": status, **members}
+
+
+@dataclass
+class Ledger:
+    """Signs rows as the signer does."""
+
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    rows: dict[bytes, list[AuditRow]] = field(default_factory=dict)
+
+    @property
+    def public(self) -> ES256PublicKey:
+        return ES256PublicKey.of(self.key.public_key())
+
+    def append(self, envelope: AuditEnvelope) -> AuditRow:
+        chain = self.rows.setdefault(envelope.actor_omni, [])
+        prev = chain[-1].row_hash if chain else NO_ROW
+        data = envelope.encode()
+        digest = row_hash(envelope.actor_omni, prev, len(chain), keccak256(data))
+        row = AuditRow(
+            actor=envelope.actor_omni,
+            envelope=data,
+            epoch=1,
+            kid=self.public.kid,
+            prev=prev,
+            row_hash=digest,
+            seq=len(chain),
+            sig=es256_sign(self.key, digest),
+        )
+        chain.append(row)
+        return row
+
+    def of_request(
+        self, request: CapRequest, kind: OpKind, *, svc: str = "", result: OpResult = OpResult.SUCCESS
+    ) -> AuditRow:
+        body = OpBody(cap=request.digest, req=request.request_hash, svc=svc or request.service.text, epoch=1)
+        return self.append(
+            AuditEnvelope.compose(
+                ts_unix=int(time.time()),
+                actor_omni=request.actor_omni,
+                operator_omni=request.operator_omni,
+                op_kind=kind,
+                op_body=body,
+                result=result,
+            )
+        )
+
+    def of_change(self, operator: bytes, digest: bytes, kind: OpKind) -> AuditRow:
+        return self.append(
+            AuditEnvelope.compose(
+                ts_unix=int(time.time()),
+                actor_omni=operator,
+                operator_omni=operator,
+                op_kind=kind,
+                op_body=OpBody(change=digest),
+            )
+        )
+
+
+@dataclass
+class Deployment:
+    """State and lies. `hooks` by (part, path) may answer instead; `seen` lists what arrived."""
+
+    root: Path
+    authority: Authority
+    ledger: Ledger = field(default_factory=Ledger)
+    epoch: int = 1
+    objects: dict[tuple[bytes, str], tuple[CapRequest, bytes, AuditRow]] = field(default_factory=dict)
+    states: dict[bytes, OperatorState] = field(default_factory=dict)
+    applied: dict[bytes, AuditRow] = field(default_factory=dict)
+    hooks: dict[tuple[str, str], Callable[[bytes], Reply | None]] = field(default_factory=dict)
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+    keys: list[ES256PublicKey] = field(default_factory=list)
+    tamper: Callable[[dict[str, object]], None] | None = None
+    stored_row: Callable[[AuditRow], AuditRow] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def profile(self) -> Profile:
+        origin = {name: f"https://127.0.0.1:{port}" for name, port in self.ports.items()}
+        return Profile(
+            aud=REGISTRY_ID,
+            broker=origin["broker"],
+            ca=(self.authority.folder / "ca.pem").read_text(),
+            issuer=origin["issuer"],
+            trust_domain=TRUST_DOMAIN,
+            workers={
+                WorkerClass.AUDIT: origin["audit"],
+                WorkerClass.CREDENTIALS: origin["credentials"],
+                WorkerClass.MEMORY: origin["credentials"],
+            },
+        )
+
+    def context(self, role: LeafRole, worker: WorkerClass | None = None) -> ssl.SSLContext:
+        """A server context with a fresh leaf of that role."""
+        out = self.root / f"{role}-{worker}"
+        if not out.exists():
+            names = LeafNames.parse(
+                trust_domain=TRUST_DOMAIN, role=role, name="main", worker_class=worker, ips=["127.0.0.1"]
+            )
+            self.authority.issue(names, out)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(out / "cert.pem", out / "key.pem")
+        return context
+
+    # --- registry -------------------------------------------------------------------------------------------------
+
+    def read(self, operator: bytes) -> Reply:
+        state = self.states.get(operator)
+        if state is None:
+            empty = {"devices": [], "epoch": self.epoch, "freeze_nonce": 0, "frozen": False}
+            return 200, {**empty, "incarnation": 1, "nonce": 0, "scopes": {}}
+        return 200, state.to_json()
+
+    def change(self, body: bytes) -> Reply:
+        signed = SignedChange.parse(body)
+        change, digest = signed.change, signed.digest(self.profile.domain)
+        if digest in self.applied:
+            return 200, {"row": self.applied[digest].to_json()}
+        state = self.states.get(change.operator_omni)
+        if isinstance(change, Enrol):
+            for entry in signed.signatures.k11:
+                verify_assertion(entry.assertion, challenge=digest, public=change.k11)
+            state = OperatorState(
+                operator_omni=change.operator_omni,
+                wallet=change.wallet,
+                wallet_epoch=0,
+                frozen=False,
+                nonce=0,
+                freeze_nonce=0,
+                threshold=1,
+                devices={},
+                scopes={},
+                incarnation=1,
+                k3_epoch=self.epoch,
+            )
+            self._add(state, change.device, change.operator_omni, k11=change.k11)
+            return self._done(state, digest, OpKind.DEVICE_ADD)
+        if state is None:
+            return problem(Reason.DEVICE_UNKNOWN)
+        master = state.masters()[0]
+        if isinstance(change, OrderedChange):
+            assert master.k11 is not None
+            verify_assertion(signed.signatures.k11[0].assertion, challenge=digest, public=master.k11)
+            if change.nonce != state.nonce or change.incarnation != 1:
+                return problem(Reason.CHANGE_NOT_AUTHORISED)
+        return self._apply(state, change, digest, signed)
+
+    def _apply(self, state: OperatorState, change: object, digest: bytes, signed: SignedChange) -> Reply:
+        match change:
+            case AddAgent():
+                pair = signed.signatures.pair
+                assert pair is not None
+                assert pair.message.operator_omni == change.operator_omni
+                self._add(state, change.device, change.actor_omni, label=change.label, generation=change.generation)
+                scope = state.scopes.get(change.actor_omni, frozenset()) | set(change.services)
+                state = _with(state, scopes={**state.scopes, change.actor_omni: scope})
+                return self._done(state, digest, OpKind.DEVICE_ADD)
+            case SetScope():
+                scope = (state.scopes.get(change.actor_omni, frozenset()) | set(change.grant)) - set(change.revoke)
+                state = _with(state, scopes={**state.scopes, change.actor_omni: scope})
+                kind = OpKind.SCOPE_GRANT if change.grant else OpKind.SCOPE_REVOKE
+                return self._done(state, digest, kind)
+            case RevokeDevice():
+                record = _with(state.devices[change.device_key_hash], revoked=True)
+                state = _with(state, devices={**state.devices, change.device_key_hash: record})
+                return self._done(state, digest, OpKind.DEVICE_REVOKE)
+            case Freeze():
+                return self._done(_with(state, frozen=True, nonce=state.nonce - 1), digest, OpKind.FREEZE)
+            case Unfreeze():
+                state = _with(state, frozen=False, freeze_nonce=state.freeze_nonce + 1)
+                return self._done(state, digest, OpKind.UNFREEZE)
+        return problem(Reason.NOT_IMPLEMENTED, 501)
+
+    def _add(self, state: OperatorState, address: bytes, actor: bytes, **members: Any) -> None:
+        agent = actor != state.operator_omni
+        record = DeviceRecord(
+            device_key_hash=keccak256(address),
+            operator_omni=state.operator_omni,
+            actor_omni=actor,
+            address=address,
+            tier=AGENT if agent else MASTER,
+            roles=Role.CAP_MINT if agent else ALL_ROLES,
+            revoked=False,
+            registered_at=int(time.time()),
+            **members,
+        )
+        self.states[state.operator_omni] = state
+        assert isinstance(state.devices, dict)
+        state.devices[record.device_key_hash] = record
+
+    def _done(self, state: OperatorState, digest: bytes, kind: OpKind) -> Reply:
+        self.states[state.operator_omni] = _with(state, nonce=state.nonce + 1)
+        row = self.applied[digest] = self.ledger.of_change(state.operator_omni, digest, kind)
+        return 200, {"row": row.to_json()}
+
+    # --- broker and workers ---------------------------------------------------------------------------------------
+
+    def cosign(self, body: bytes) -> Reply:
+        cap = UncosignedCap.parse(body)
+        self._authorise(cap)
+        return 200, {"cosign": b64u_encode(bytes(64)), "kid": "k1"}
+
+    def _authorise(self, cap: UncosignedCap) -> DeviceRecord:
+        request = cap.request
+        assert verify_secp256k1(cap.device_public_key, k10_digest("cap", request.raw), cap.device_signature)
+        assert keccak256(address_of(cap.device_public_key)) == request.device
+        if request.k3_epoch != self.epoch:
+            reason = Reason.STALE_EPOCH if request.k3_epoch < self.epoch else Reason.FUTURE_EPOCH
+            raise KeyServiceError(reason, metadata={"current_epoch": str(self.epoch)})
+        state = self.states[request.operator_omni]
+        record = state.devices[request.device]
+        if record.revoked:
+            raise KeyServiceError(Reason.DEVICE_REVOKED)
+        if cap.k11 is not None:
+            public = state.masters()[0].k11
+            assert public is not None
+            verify_assertion(cap.k11, challenge=cap_challenge(request.digest), public=public)
+        if (
+            not record.is_master
+            and request.op is Op.CRED_FETCH
+            and not state.grants(record.actor_omni, request.service.text)
+        ):
+            raise KeyServiceError(Reason.SERVICE_NOT_IN_SCOPE)
+        if cap.k11 is None and (request.op is Op.CRED_DELETE or (record.is_master and request.op is Op.CRED_FETCH)):
+            raise KeyServiceError(Reason.K11_REQUIRED)
+        return record
+
+    def work(self, body: bytes) -> Reply:
+        outer = json.loads(body)
+        cap, inner = Cap.from_json(outer["cap"]), b64u_decode(outer["body"])
+        self._authorise(cap)
+        request = cap.request
+        assert sha256(inner) == request.request_hash
+        key = (request.operator_omni, request.service.name)
+        row: AuditRow | None = None
+        match request.op:
+            case Op.CRED_STORE:
+                asked, current = StoreBody.parse(inner), self.objects.get(key)
+                if current is not None and current[0].digest == request.digest:
+                    raise KeyServiceError(Reason.CAP_REPLAYED, row=current[2].encode())
+                if asked.expect != (current[0].digest if current else None):
+                    raise KeyServiceError(Reason.VERSION_NOT_CURRENT)
+                assert current is None or cap.k11 is not None
+                row = self.ledger.of_request(request, OpKind.CRED_STORE)
+                self.objects[key] = (request, inner, row)
+                plain = StoreAnswer(row_hash=row.row_hash).encode()
+            case Op.CRED_DELETE:
+                row = self.ledger.of_request(request, OpKind.CRED_DELETE)
+                self.objects.pop(key)
+                plain = DeleteAnswer(row_hash=row.row_hash).encode()
+            case Op.CRED_FETCH:
+                if key not in self.objects:
+                    row = self.ledger.of_request(request, OpKind.CRED_FETCH, result=OpResult.FAILURE)
+                    raise KeyServiceError(Reason.OBJECT_NOT_FOUND, row=row.encode())
+                _, stored, stored_row = self.objects[key]
+                row = self.ledger.of_request(request, OpKind.CRED_FETCH)
+                shown = self.stored_row(stored_row) if self.stored_row else stored_row
+                plain = FetchAnswer(body=stored, row=shown).encode()
+            case Op.CRED_LIST:
+                row = self.ledger.of_request(request, OpKind.CRED_LIST)
+                names = tuple(
+                    ListedName(name=name, store=found[0].digest)
+                    for (operator, name), found in sorted(self.objects.items())
+                    if operator == request.operator_omni
+                )
+                plain = ListAnswer(names=names, next=None).encode()
+            case _:
+                asked_rows = AuditListBody.parse(inner)
+                rows = [
+                    entry
+                    for entry in self.ledger.rows.get(request.actor_omni, [])
+                    if entry.seq > (asked_rows.after if asked_rows.after is not None else -1)
+                ]
+                page = rows[:3]  # small pages, so that paging is tried
+                plain = AuditAnswer(rows=tuple(page), next=page[-1].seq if len(rows) > len(page) else None).encode()
+        answer: dict[str, object] = {
+            "cap_digest": hex_encode(request.digest),
+            "row": None if row is None else row.to_json(),
+            "sealed": b64u_encode(seal(request.reply_key, request.digest, plain)),
+        }
+        if self.tamper is not None:
+            self.tamper(answer)
+        return 200, answer
+
+    def answer(self, part: str, method: str, path: str, body: bytes) -> Reply:
+        with self.lock:
+            self.seen.append((part, path))
+            hook = self.hooks.get((part, path))
+            if hook is not None and (told := hook(body)) is not None:
+                return told
+            try:
+                if path == "/.well-known/agentkeys-audit-jwks.json":
+                    return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
+                if method == "GET":
+                    return self.read(bytes.fromhex(path.rpartition("/")[2]))
+                if path == "/v1/registry/changes":
+                    return self.change(body)
+                return self.cosign(body) if path == "/v1/caps" else self.work(body)
+            except KeyServiceError as exc:
+                members: dict[str, object] = dict(exc.metadata)
+                if exc.row is not None:
+                    members["row"] = json.loads(exc.row)
+                return problem(exc.reason, 404 if exc.reason is Reason.OBJECT_NOT_FOUND else 403, **members)
+
+
+def _with(value: Any, **members: object) -> Any:
+    names = value.__dataclass_fields__
+    return type(value)(**{name: getattr(value, name) for name in names} | members)
+
+
+def check_recoverable(public_key: bytes, digest: bytes, signature: bytes) -> bool:
+    """Re-exported for tests of the offers."""
+    return verify_recoverable(public_key, digest, signature)
+
+
+PARTS = {
+    "broker": (LeafRole.BROKER, None),
+    "credentials": (LeafRole.WORKER, WorkerClass.CREDENTIALS),
+    "audit": (LeafRole.WORKER, WorkerClass.AUDIT),
+    "issuer": (LeafRole.ISSUER, None),
+}
+
+
+@contextmanager
+def https_server(context: ssl.SSLContext, answer: Callable[[str, str, bytes], Reply]) -> Iterator[int]:
+    """Serve JSON over TLS on a free port; hanging up is `answer` raising ConnectionError."""
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            try:
+                status, value = answer(self.command, self.path, body)
+            except ConnectionError:
+                self.close_connection = True
+                return
+            data = value if isinstance(value, bytes) else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = _serve  # noqa: N815 - the base class names them so
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def finish_request(self, request: Any, client_address: object) -> None:
+            with context.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
+
+        def handle_error(self, *args: object) -> None:
+            pass  # refused handshakes are what many tests want
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def running(root: Path, authority: Authority) -> Iterator[Deployment]:
+    """A deployment whose four parts listen."""
+    from contextlib import ExitStack
+
+    made = Deployment(root=root, authority=authority)
+    with ExitStack() as stack:
+        for name, (role, worker) in PARTS.items():
+
+            def answer(method: str, path: str, body: bytes, name: str = name) -> Reply:
+                return made.answer(name, method, path, body)
+
+            made.ports[name] = stack.enter_context(https_server(made.context(role, worker), answer))
+        yield made

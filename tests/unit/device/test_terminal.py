@@ -1,0 +1,76 @@
+"""On a terminal: what is signed is shown, and a person can say no."""
+
+import os
+import pty
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.device.conftest import Person
+
+
+def converse(person: Person, answer: bytes, *words: str) -> tuple[int, str]:
+    """Run `agentkeys` on a terminal of its own, and answer its question."""
+    person.capture.readouterr()
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-m", "device", "--home", str(person.home), *words])
+    shown, answered, deadline = b"", False, time.monotonic() + 60
+    try:
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([terminal], [], [], 1)
+            if not ready:
+                continue
+            try:
+                chunk = os.read(terminal, 4096)
+            except OSError:  # the other side has closed it
+                break
+            if not chunk:
+                break
+            shown += chunk
+            if b"[y/N]" in shown and not answered:
+                os.write(terminal, answer)
+                answered = True
+    finally:
+        os.close(terminal)
+        if time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), shown.decode()
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1)])
+def test_person_is_asked_before_anything_is_signed(master: Person, answer: bytes, code: int) -> None:
+    done, shown = converse(master, answer, "freeze")
+    assert done == code, shown
+    assert "Freeze everything of this operator" in shown
+    assert "digest" in shown
+    assert ("declined" in shown) == bool(code)
+
+
+def test_tables_are_drawn_for_people(master: Person, agent: Person) -> None:
+    assert agent.home.exists()
+    done, shown = converse(master, b"", "agent", "list")
+    assert done == 0
+    assert "research/0" in shown
+
+
+def test_plain_tables_are_tab_separated(master: Person, tmp_path: Path) -> None:
+    (tmp_path / "v").write_bytes(b"v")
+    stored = master("cred", "put", "x", "--file", tmp_path / "v").data["store"]
+    assert master("cred", "list", as_json=False).out == f"x\t{stored}\n"
+
+
+def test_value_comes_from_standard_input(master: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"from a pipe\n")
+    os.close(writing)
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert master("cred", "put", "x").code == 0
+    monkeypatch.undo()
+    assert master("cred", "get", "x", as_json=False).out == "from a pipe\n"

@@ -1,0 +1,55 @@
+import os
+from typing import Any
+
+import pytest
+
+from agentkeys_core.errors import KeyServiceError, Reason
+from signer.gate import Gate
+
+
+class Monotonic:
+    at = 100.0
+
+    def __call__(self) -> Any:
+        return self.at
+
+
+def reason_of(gate: Any) -> Any:
+    with pytest.raises(KeyServiceError) as caught:
+        gate.check()
+    return caught.value.reason
+
+
+def test_is_open_at_first() -> None:
+    gate = Gate()
+    gate.check()
+    assert not gate.sealed
+    assert gate.held_s == 0
+
+
+def test_serves_nothing_once_sealed() -> None:
+    gate = Gate()
+    gate.seal()
+    assert reason_of(gate) is Reason.SEALED
+
+
+def test_a_hold_ends_by_itself() -> None:
+    clock = Monotonic()
+    gate = Gate(clock)
+    gate.hold(420)
+    assert reason_of(gate) is Reason.CLOCK_BEHIND
+    clock.at += 419.9
+    assert reason_of(gate) is Reason.CLOCK_BEHIND
+    clock.at += 0.2
+    gate.check()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_every_forked_process_sees_the_seal() -> None:
+    gate = Gate()
+    child = os.fork()
+    if child == 0:
+        gate.seal()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert reason_of(gate) is Reason.SEALED

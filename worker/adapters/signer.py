@@ -1,0 +1,51 @@
+"""The signer over gRPC, asked with admitted requests only. What it answers is parsed here, once."""
+
+from agentkeys_core.audit import AuditRow, OpResult
+from agentkeys_core.bodies import ListAnswer, ListedName
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.signer_client import ReleasedKey, SignerClient
+from worker.admission import Admitted
+from worker.ports import ListPage, Release, RowPage
+
+
+class AdmittedSigner:
+    """Implements `worker.ports.Signer`."""
+
+    def __init__(self, client: SignerClient) -> None:
+        self._client = client
+
+    def release_for_store(self, admitted: Admitted) -> Release:
+        """See the port."""
+        return _release(self._client.derive_cred_kek(admitted.cap, expect=admitted.store.expect))
+
+    def release_for_read(self, admitted: Admitted, *, epoch: int, salt: bytes) -> Release:
+        """See the port."""
+        return _release(self._client.derive_cred_kek(admitted.cap, epoch=epoch, salt=salt))
+
+    def sign_row(self, admitted: Admitted, result: OpResult) -> AuditRow:
+        """See the port."""
+        return _row(self._client.sign_audit_row(admitted.cap, result=int(result)))
+
+    def list_objects(self, admitted: Admitted) -> ListPage:
+        """See the port."""
+        body = admitted.page
+        page = self._client.list_objects(admitted.cap, after=body.after, limit=body.limit)
+        names = tuple(ListedName(name=entry.name, store=entry.store) for entry in page.names)
+        return ListPage(answer=ListAnswer(names=names, next=page.next), row=_row(page.row))
+
+    def audit_rows(self, admitted: Admitted) -> RowPage:
+        """See the port."""
+        body = admitted.audit_page
+        page = self._client.get_audit_rows(admitted.cap, after=body.after, limit=body.limit)
+        return RowPage(rows=tuple(_row(row) for row in page.rows), next=page.next)
+
+
+def _release(found: ReleasedKey) -> Release:
+    return Release(key=found.key, commitment=found.commitment, salt=found.salt, epoch=found.epoch, row=_row(found.row))
+
+
+def _row(data: bytes) -> AuditRow:
+    try:
+        return AuditRow.parse(data)
+    except KeyServiceError as error:
+        raise KeyServiceError(Reason.INTERNAL, "the signer's row is malformed") from error

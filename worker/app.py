@@ -1,0 +1,117 @@
+"""Wires a worker: the only place where its adapters and its logic meet."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from starlette.types import ASGIApp
+
+from agentkeys_core.encoding import strict_json
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.keys import ES256PublicKey
+from agentkeys_core.ops import Op
+from agentkeys_runtime.config import ConfigError
+from agentkeys_runtime.files import read_limited
+from agentkeys_runtime.identity import CallerRole
+from agentkeys_runtime.logs import log_event
+from agentkeys_runtime.mtls import client_channel
+from agentkeys_runtime.registry_client import RegistryFollower
+from agentkeys_runtime.signer_client import SignerClient
+from agentkeys_runtime.web.app import create_app
+from agentkeys_runtime.web.own_certificate import check_own_certificate
+from agentkeys_runtime.web.registry_routes import registry_endpoints
+from agentkeys_runtime.web.registry_source import PinnedRegistry
+from agentkeys_runtime.web.serve import listen_on, serve
+from worker.adapters.deletions_local import LocalDeletions
+from worker.adapters.objects_local import LocalObjects
+from worker.adapters.signer import AdmittedSigner
+from worker.admission import Admission
+from worker.auditlog import AuditLog
+from worker.config import WorkerConfig
+from worker.credentials import ObjectService
+from worker.ports import Signer
+from worker.web.routes import Operation, operation_endpoints
+
+#: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
+FIRST_WORD_S: Final = 5.0
+_JWK_LIMIT: Final = 16_384  # bytes
+_LOG: Final = logging.getLogger("agentkeys.worker")
+
+
+def run(config: WorkerConfig) -> None:
+    """Serve until SIGTERM.
+
+    Raises:
+        ConfigError: certificate, keys, folder or address cannot be used.
+    """
+    check_own_certificate(
+        config.tls.certificate,
+        trust_domain=config.trust_domain,
+        role=CallerRole.WORKER,
+        worker_class=config.worker_class,
+    )
+    with opened(config) as app, listen_on(config.listen) as listener:
+        serve(app, listener, config.tls)
+
+
+@contextmanager
+def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
+    """Yield the worker's application; afterwards its threads and channel are closed."""
+    with ExitStack() as stack:
+        cosign_keys = load_cosign_keys(config.cosign_keys)
+        tls, signer = config.tls, config.signer
+        channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
+        follower = stack.enter_context(RegistryFollower(channel))
+        operations = _operations(config, AdmittedSigner(SignerClient(channel)))
+        stack.callback(channel.close)  # first of all: what still waits for the signer ends with it
+        if not follower.wait_ready(FIRST_WORD_S):
+            log_event(_LOG, "registry_not_heard", level=logging.WARNING)
+        registry = PinnedRegistry(follower, config.registry_id)
+        admission = Admission(
+            worker_class=config.worker_class,
+            aud=config.registry_id,
+            cosign_keys=cosign_keys,
+            registry=registry,
+            clock=time.time,
+        )
+        endpoints = (*operation_endpoints(admission, operations), *registry_endpoints(registry))
+        yield create_app(f"AgentKeys {config.worker_class} worker", endpoints)
+
+
+def _operations(config: WorkerConfig, signer: Signer) -> Mapping[Op, Operation]:
+    """What a worker of this class serves. A worker without objects is the audit worker."""
+    if config.objects is None:
+        return {Op.AUDIT_LIST: AuditLog(signer).list}
+    # Not closed before the process ends: a request that outlives the server must not find the descriptor used anew.
+    objects = LocalObjects(config.objects.directory)
+    return object_operations(ObjectService(signer=signer, objects=objects, deletions=LocalDeletions(objects)))
+
+
+def object_operations(service: ObjectService) -> Mapping[Op, Operation]:
+    """The operations of the credentials class."""
+    return {
+        Op.CRED_STORE: service.store,
+        Op.CRED_FETCH: service.fetch,
+        Op.CRED_LIST: service.list,
+        Op.CRED_DELETE: service.delete,
+    }
+
+
+def load_cosign_keys(paths: Sequence[Path]) -> Mapping[str, ES256PublicKey]:
+    """Return the pinned broker keys by kid.
+
+    Raises:
+        ConfigError: a file that is no public JWK.
+    """
+    found: dict[str, ES256PublicKey] = {}
+    for path in paths:
+        data = read_limited(path, _JWK_LIMIT)
+        try:
+            key = ES256PublicKey.from_jwk(strict_json(data, limit=_JWK_LIMIT, reason=Reason.INVALID_ENCODING))
+        except KeyServiceError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        found[key.kid] = key
+    return found

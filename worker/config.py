@@ -1,0 +1,44 @@
+"""worker.toml as values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentkeys_core.ops import WorkerClass
+from agentkeys_runtime.config import named
+from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_listen
+
+#: Classes that this version serves, and whether they keep objects.
+KEEPS_OBJECTS: Final = {WorkerClass.CREDENTIALS: True, WorkerClass.AUDIT: False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectsConfig:
+    """Where objects lie: a local folder, made with mode 0700 where it is missing."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """The whole file. `cosign_keys` are the brokers' public JWK files; `registry_id` is the only `aud` served here."""
+
+    worker_class: WorkerClass = named("class")  # noqa: RUF009 - it returns a field
+    trust_domain: str
+    listen: str
+    registry_id: str
+    cosign_keys: tuple[Path, ...]
+    tls: TlsSettings
+    signer: SignerSettings
+    objects: ObjectsConfig | None = None
+
+    def __post_init__(self) -> None:
+        parse_listen(self.listen)
+        if not self.registry_id or not self.registry_id.isascii():
+            raise ValueError("registry_id must be ASCII text")
+        if not self.cosign_keys:
+            raise ValueError("cosign_keys names no broker key: every cap would be refused")
+        if self.worker_class not in KEEPS_OBJECTS:
+            raise ValueError(f"class {self.worker_class} is not served by this version")
+        if KEEPS_OBJECTS[self.worker_class] != (self.objects is not None):
+            raise ValueError("[objects] belongs to the workers that keep objects, and they need it")
