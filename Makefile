@@ -3,12 +3,16 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help venv demo up test check bench gen gen-check lock format mutation clean
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(if $(shell command -v $(p) 2>/dev/null),$(p))))
+# The first of these that really runs and is new enough; `make PYTHON=…` takes another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 ROOMS  := agentkeys_core agentkeys_runtime signer broker worker device certs demo
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# pip asks rustc for its version; a rustup proxy would write into HOME to answer.
+export RUSTUP_HOME := $(CURDIR)/.cache/rustup
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 export PYTHONDONTWRITEBYTECODE :=

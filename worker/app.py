@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
-from agentkeys_core.ops import Op
+from agentkeys_core.ops import OPS, Effect, Op, WorkerClass
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import read_limited
 from agentkeys_runtime.identity import CallerRole
@@ -23,7 +23,7 @@ from agentkeys_runtime.signer_client import SignerClient
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.own_certificate import check_own_certificate
 from agentkeys_runtime.web.registry_routes import registry_endpoints
-from agentkeys_runtime.web.registry_source import PinnedRegistry
+from agentkeys_runtime.web.registry_source import PinnedRegistry, RegistrySource
 from agentkeys_runtime.web.serve import listen_on, serve
 from worker.adapters.deletions_local import LocalDeletions
 from worker.adapters.objects_local import LocalObjects
@@ -67,7 +67,9 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
         follower = stack.enter_context(RegistryFollower(channel))
         operations = _operations(config, AdmittedSigner(SignerClient(channel)))
         stack.callback(channel.close)  # first of all: what still waits for the signer ends with it
-        if not follower.wait_ready(FIRST_WORD_S):
+        if follower.wait_ready(FIRST_WORD_S):
+            check_registry(follower, config.registry_id)
+        else:
             log_event(_LOG, "registry_not_heard", level=logging.WARNING)
         registry = PinnedRegistry(follower, config.registry_id)
         admission = Admission(
@@ -81,23 +83,39 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
         yield create_app(f"AgentKeys {config.worker_class} worker", endpoints)
 
 
+def check_registry(registry: RegistrySource, registry_id: str) -> None:
+    """Return where the registry that was heard is the pinned one; one that fell silent is refused by each request.
+
+    Raises:
+        ConfigError: another registry answers; every cap would be refused.
+    """
+    with suppress(KeyServiceError):
+        found = registry.status().registry_id
+        if found != registry_id:
+            raise ConfigError(f"registry_id: the signer's registry is another one, {found}")
+
+
 def _operations(config: WorkerConfig, signer: Signer) -> Mapping[Op, Operation]:
     """What a worker of this class serves. A worker without objects is the audit worker."""
     if config.objects is None:
         return {Op.AUDIT_LIST: AuditLog(signer).list}
     # Not closed before the process ends: a request that outlives the server must not find the descriptor used anew.
     objects = LocalObjects(config.objects.directory)
-    return object_operations(ObjectService(signer=signer, objects=objects, deletions=LocalDeletions(objects)))
+    service = ObjectService(signer=signer, objects=objects, deletions=LocalDeletions(objects))
+    return object_operations(service, config.worker_class)
 
 
-def object_operations(service: ObjectService) -> Mapping[Op, Operation]:
-    """The operations of the credentials class."""
-    return {
-        Op.CRED_STORE: service.store,
-        Op.CRED_FETCH: service.fetch,
-        Op.CRED_LIST: service.list,
-        Op.CRED_DELETE: service.delete,
+def object_operations(
+    service: ObjectService, worker_class: WorkerClass = WorkerClass.CREDENTIALS
+) -> Mapping[Op, Operation]:
+    """Every operation of a class that keeps objects, by what it does to them."""
+    by_effect: Mapping[Effect, Operation] = {
+        Effect.WRITE: service.store,
+        Effect.READ: service.fetch,
+        Effect.LIST: service.list,
+        Effect.DELETE: service.delete,
     }
+    return {op: by_effect[rule.effect] for op, rule in OPS.items() if rule.worker_class is worker_class}
 
 
 def load_cosign_keys(paths: Sequence[Path]) -> Mapping[str, ES256PublicKey]:

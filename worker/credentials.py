@@ -62,8 +62,9 @@ class ObjectService:
             KeyServiceError: the signer's refusal; `object_store_unavailable` with the signed row of the failure.
         """
         with self._objects.lock(admitted.path):
-            if self._unacknowledged.has(admitted.digest):
-                return self._acknowledge(admitted)
+            written = self._unacknowledged.get(admitted.digest)
+            if written is not None and written == self._version(admitted.path):
+                return self._acknowledge(admitted, written)
             try:
                 release = self._signer.release_for_store(admitted)
             except KeyServiceError as error:
@@ -73,7 +74,7 @@ class ObjectService:
                 self._objects.write(admitted.path, data)
             except KeyServiceError as error:
                 raise self._failed(admitted, error) from error
-            return self._acknowledge(admitted)
+            return self._acknowledge(admitted, sha256(data))
 
     def fetch(self, admitted: Admitted) -> Outcome:
         """Open the current version: what the store committed to, and that store's row; `row` records this fetch.
@@ -122,9 +123,9 @@ class ObjectService:
         page = self._signer.list_objects(admitted)
         return Outcome(row=page.row, plaintext=page.answer.encode())
 
-    def _acknowledge(self, admitted: Admitted) -> Outcome:
-        """Make what was written current. While no answer comes the digest is remembered: asking again ends it."""
-        self._unacknowledged.add(admitted.digest)
+    def _acknowledge(self, admitted: Admitted, version: bytes) -> Outcome:
+        """Make what was written current. While no answer comes it is remembered: asking again ends it."""
+        self._unacknowledged.add(admitted.digest, version)
         for pause in (*ACKNOWLEDGE_PAUSES_S, None):
             try:
                 row = self._signer.sign_row(admitted, OpResult.SUCCESS)
@@ -177,25 +178,28 @@ class ObjectService:
 
 
 class _Unacknowledged:
-    """Stores that are written, and whose acknowledgement got no answer. Bounded; forgotten ones need a new request."""
+    """Stores that are written, and whose acknowledgement got no answer. Bounded; forgotten ones need a new request.
+
+    By cap digest, with the hash of the object written: one that was overwritten since is not acknowledged any more.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._digests: OrderedDict[bytes, None] = OrderedDict()
+        self._versions: OrderedDict[bytes, bytes] = OrderedDict()
 
-    def has(self, digest: bytes) -> bool:
+    def get(self, digest: bytes) -> bytes | None:
         with self._lock:
-            return digest in self._digests
+            return self._versions.get(digest)
 
-    def add(self, digest: bytes) -> None:
+    def add(self, digest: bytes, version: bytes) -> None:
         with self._lock:
-            self._digests[digest] = None
-            if len(self._digests) > MAX_UNACKNOWLEDGED:
-                self._digests.popitem(last=False)
+            self._versions[digest] = version
+            if len(self._versions) > MAX_UNACKNOWLEDGED:
+                self._versions.popitem(last=False)
 
     def drop(self, digest: bytes) -> None:
         with self._lock:
-            self._digests.pop(digest, None)
+            self._versions.pop(digest, None)
 
 
 def _row_of_replay(error: KeyServiceError) -> AuditRow:
