@@ -61,6 +61,8 @@ class Admitted:
     owner: bytes
     operator: OperatorState
     k11_verified: bool
+    at: float
+    """When the registry was asked, in Unix seconds."""
 
     @property
     def digest(self) -> bytes:
@@ -81,6 +83,8 @@ class Admitted:
         return ObjectRef(owner=self.owner, object_class=self.object_class, service=self.request.service.text)
 
 
+#: How old an admission may be when its release is recorded, in seconds.
+MAX_WAIT_S: Final = 0.5
 OBJECT_EFFECTS: Final = frozenset({Effect.WRITE, Effect.READ, Effect.DELETE})
 
 
@@ -119,8 +123,9 @@ class Admission:
             KeyServiceError: the first that fails.
         """
         request = cap.request
+        at = self._clock.now()
         status = self._registry.status()
-        check_context(request, aud=self._policy.aud, now=self._clock.now(), current_epoch=status.k3_epoch)
+        check_context(request, aud=self._policy.aud, now=at, current_epoch=status.k3_epoch)
         verify_cosign(cap, self._policy.cosign_keys)
         verify_device_signature(cap)
         attempt.device_verified = request.digest
@@ -135,6 +140,7 @@ class Admission:
             owner=authorised.owner,
             operator=operator,
             k11_verified=authorised.k11_verified,
+            at=at,
         )
 
     def _is_replacing(self, request: CapRequest, burn: Burn) -> bool:
@@ -164,10 +170,14 @@ def replaces_another(ledger: LedgerReader, ref: ObjectRef, digest: bytes) -> boo
 def recheck(tx: Transaction, admitted: Admitted) -> None:
     """Check again, inside the transaction, what may have changed since `admit`: the epoch, and what K11 depends on.
 
+    What waited long for the file is refused: a revocation committed meanwhile must hold within a second.
+
     Raises:
-        KeyServiceError: stale_epoch, k11_required.
+        KeyServiceError: journal_unavailable, stale_epoch, k11_required.
     """
     request = admitted.request
+    if tx.at - admitted.at > MAX_WAIT_S:
+        raise KeyServiceError(Reason.JOURNAL_UNAVAILABLE, "the request waited too long for the journal")
     if tx.epoch != request.k3_epoch:
         raise KeyServiceError(Reason.STALE_EPOCH, metadata={"current_epoch": str(tx.epoch), "server_time": str(tx.now)})
     rule = request.rule

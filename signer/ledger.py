@@ -149,8 +149,12 @@ class Ledger(LedgerReader, Protocol):
 
 
 class Transaction(Protocol):
-    """What a unit of work sees: reads, writes, and the two records that every release leaves."""
+    """What a unit of work sees: reads, writes, and the two records that every release leaves.
 
+    `at` is when the unit's turn came, in Unix seconds; `now` the same in whole seconds.
+    """
+
+    at: float
     now: int
     epoch: int
     last_row_id: int

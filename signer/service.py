@@ -119,8 +119,9 @@ class SignerService:
             parsed = self._admission.parse(attempt, cap, OBJECT_EFFECTS)
             self._sessions.check_role(caller, role_arn)
             _check_empty_body(parsed.request)
-            admitted = self._admission.admit(attempt, parsed, burn=Burn.STS_CREDENTIALS)
-            return self._sessions.open(attempt, admitted, role_arn)
+            return self._sessions.open(
+                attempt, lambda: self._admission.admit(attempt, parsed, burn=Burn.STS_CREDENTIALS), role_arn
+            )
 
         return self._call(caller, "StsCredentials", work)
 

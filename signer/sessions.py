@@ -1,6 +1,7 @@
 """Cloud sessions (design section 8): a cap becomes an STS session that opens that cap's object for its verb."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -50,15 +51,17 @@ class Sessions:
         if role_arn not in (allowed or ()):
             raise KeyServiceError(Reason.ROLE_ARN_NOT_ALLOWED, "the role is not on the list of the caller's class")
 
-    def open(self, attempt: Attempt, admitted: Admitted, role_arn: str) -> SessionRelease:
-        """A session for this cap, once its row is on disk.
+    def open(self, attempt: Attempt, admit: Callable[[], Admitted], role_arn: str) -> SessionRelease:
+        """A session for the cap that `admit` admits, once its row is on disk.
 
         The exchange comes first: a session that was never answered opens nothing for anybody, an unrecorded one would.
+        As the endpoint may take its time, the cap is admitted once more before the session leaves.
 
         Raises:
-            KeyServiceError: cap_replayed, sts_unreachable, stale_epoch, k11_required, sealed, journal_unavailable.
+            KeyServiceError: what `admit` raises, cap_replayed, sts_unreachable, sealed, journal_unavailable.
         """
-        request, policy = admitted.request, self._policy
+        admitted, policy = admit(), self._policy
+        request = admitted.request
         if self._exchange is None or policy is None:
             raise KeyServiceError(Reason.STS_UNREACHABLE, "no STS endpoint is configured")
         if request.rule.once:
@@ -86,5 +89,6 @@ class Sessions:
                 object_class=admitted.object_class,
             ),
         )
-        row = self._journalist.run(lambda tx: release_session(tx, attempt, admitted))
+        again = admit()
+        row = self._journalist.run(lambda tx: release_session(tx, attempt, again))
         return SessionRelease(session=session, row=row)

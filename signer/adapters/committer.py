@@ -165,13 +165,14 @@ class Committer:
         conn = self._conn
         conn.execute("BEGIN IMMEDIATE")
         sequence, head, high_water, epoch, last_row, last_chain = conn.execute(_START).fetchone()
-        now = int(self._clock.now())
+        at = self._clock.now()
+        now = int(at)
         if any(job.resets_clock for job in jobs):
             high_water = now
         if now < high_water - CLOCK_TOLERANCE_S:
             raise KeyServiceError(Reason.CLOCK_BEHIND, f"the clock is {high_water - now} s behind")
         start = Start(
-            now=now, epoch=epoch, sequence=sequence, head=head, last_row=last_row or 0, last_chain=last_chain or 0
+            at=at, epoch=epoch, sequence=sequence, head=head, last_row=last_row or 0, last_chain=last_chain or 0
         )
         tx = Tx(conn, self._keyring, start)
         for job in jobs:

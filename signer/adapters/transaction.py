@@ -27,9 +27,9 @@ _AFTER_READS: Final = " ON CONFLICT(digest) DO UPDATE SET burned = burned | excl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Where a group begins: the newest ids, the last journal line, and what holds for all of its units."""
+    """Where a group begins: its time (Unix seconds), the newest ids, the last journal line, the current epoch."""
 
-    now: int
+    at: float
     epoch: int
     sequence: int
     head: bytes
@@ -102,6 +102,7 @@ class Tx:
         "_saved",
         "_unit",
         "_unit_start",
+        "at",
         "epoch",
         "last_row_id",
         "ledger",
@@ -109,8 +110,10 @@ class Tx:
     )
 
     def __init__(self, conn: sqlite3.Connection, keyring: Keyring, start: Start) -> None:
-        self.now = start.now
-        """Unix seconds at the start of the group."""
+        self.at = start.at
+        """When the file was locked for this group, in Unix seconds with their fraction."""
+        self.now = int(start.at)
+        """The same in whole seconds, as records hold it."""
         self.epoch = start.epoch
         """The current K3 epoch."""
         self.last_row_id = 0

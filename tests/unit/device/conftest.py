@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
+from agentkeys_core.changes import Freeze
+from agentkeys_core.eip712 import Domain
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.keys import DeviceKey
 from certs.ca import Authority
 from device.cli import run
+from device.home import Home
+from device.intent import Intent, change_intent
+from device.keys import K10, SignedDigest
 from tests.unit.device.deployment import TRUST_DOMAIN, Deployment, running
 
 
@@ -115,3 +120,16 @@ def agent(person: Callable[[str], Person], master: Person, tmp_path: Path) -> Pe
     )
     assert added.code == 0, added.err
     return made
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with Home.open(tmp_path / "home", create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def signed(home: Home) -> tuple[SignedDigest, Intent]:
+    change = Freeze(operator_omni=bytes(32), incarnation=1, freeze_nonce=0)
+    made = K10.load_or_make(home).sign_change(change, Domain.embedded("ab" * 32))
+    return made, change_intent(change, made.name)

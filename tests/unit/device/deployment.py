@@ -5,15 +5,12 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from agentkeys_core.audit import NO_ROW, AuditEnvelope, AuditRow, OpBody, OpKind, OpResult, row_hash
+from agentkeys_core.audit import AuditRow, OpKind, OpResult
 from agentkeys_core.bodies import (
     AuditAnswer,
     AuditListBody,
@@ -41,7 +38,7 @@ from agentkeys_core.hashes import keccak256, sha256
 from agentkeys_core.ids import address_of
 from agentkeys_core.jwks import jwks_document
 from agentkeys_core.k11 import cap_challenge
-from agentkeys_core.keys import ES256PublicKey, es256_sign, verify_recoverable, verify_secp256k1
+from agentkeys_core.keys import ES256PublicKey, verify_secp256k1
 from agentkeys_core.ops import Op, WorkerClass
 from agentkeys_core.profile import Profile
 from agentkeys_core.proof import k10_digest
@@ -51,71 +48,16 @@ from agentkeys_core.webauthn_check import verify_assertion
 from certs.ca import Authority
 from certs.profiles import LeafNames
 from certs.profiles import Role as LeafRole
+from tests.unit.device.https import Reply, https_server
+from tests.unit.device.ledger import Ledger
 
 TRUST_DOMAIN = "keys.example.org"
 REGISTRY_ID = "ab" * 32
-Reply = tuple[int, object]
 
 
 def problem(reason: Reason, status: int = 403, **members: object) -> Reply:
     """A refusal as the services send it."""
     return status, {"reason": str(reason), "server_time": int(time.time()), "status": status, **members}
-
-
-@dataclass
-class Ledger:
-    """Signs rows as the signer does."""
-
-    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-    rows: dict[bytes, list[AuditRow]] = field(default_factory=dict)
-
-    @property
-    def public(self) -> ES256PublicKey:
-        return ES256PublicKey.of(self.key.public_key())
-
-    def append(self, envelope: AuditEnvelope) -> AuditRow:
-        chain = self.rows.setdefault(envelope.actor_omni, [])
-        prev = chain[-1].row_hash if chain else NO_ROW
-        data = envelope.encode()
-        digest = row_hash(envelope.actor_omni, prev, len(chain), keccak256(data))
-        row = AuditRow(
-            actor=envelope.actor_omni,
-            envelope=data,
-            epoch=1,
-            kid=self.public.kid,
-            prev=prev,
-            row_hash=digest,
-            seq=len(chain),
-            sig=es256_sign(self.key, digest),
-        )
-        chain.append(row)
-        return row
-
-    def of_request(
-        self, request: CapRequest, kind: OpKind, *, svc: str = "", result: OpResult = OpResult.SUCCESS
-    ) -> AuditRow:
-        body = OpBody(cap=request.digest, req=request.request_hash, svc=svc or request.service.text, epoch=1)
-        return self.append(
-            AuditEnvelope.compose(
-                ts_unix=int(time.time()),
-                actor_omni=request.actor_omni,
-                operator_omni=request.operator_omni,
-                op_kind=kind,
-                op_body=body,
-                result=result,
-            )
-        )
-
-    def of_change(self, operator: bytes, digest: bytes, kind: OpKind) -> AuditRow:
-        return self.append(
-            AuditEnvelope.compose(
-                ts_unix=int(time.time()),
-                actor_omni=operator,
-                operator_omni=operator,
-                op_kind=kind,
-                op_body=OpBody(change=digest),
-            )
-        )
 
 
 @dataclass
@@ -371,11 +313,6 @@ def _with(value: Any, **members: object) -> Any:
     return type(value)(**{name: getattr(value, name) for name in names} | members)
 
 
-def check_recoverable(public_key: bytes, digest: bytes, signature: bytes) -> bool:
-    """Re-exported for tests of the offers."""
-    return verify_recoverable(public_key, digest, signature)
-
-
 PARTS = {
     "broker": (LeafRole.BROKER, None),
     "credentials": (LeafRole.WORKER, WorkerClass.CREDENTIALS),
@@ -385,56 +322,8 @@ PARTS = {
 
 
 @contextmanager
-def https_server(context: ssl.SSLContext, answer: Callable[[str, str, bytes], Reply]) -> Iterator[int]:
-    """Serve JSON over TLS on a free port; hanging up is `answer` raising ConnectionError."""
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 5
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-        def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            try:
-                status, value = answer(self.command, self.path, body)
-            except ConnectionError:
-                self.close_connection = True
-                return
-            data = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = _serve  # noqa: N815 - the base class names them so
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def finish_request(self, request: Any, client_address: object) -> None:
-            with context.wrap_socket(request, server_side=True) as secured:
-                super().finish_request(secured, client_address)
-
-        def handle_error(self, *args: object) -> None:
-            pass  # refused handshakes are what many tests want
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextmanager
 def running(root: Path, authority: Authority) -> Iterator[Deployment]:
     """A deployment whose four parts listen."""
-    from contextlib import ExitStack
-
     made = Deployment(root=root, authority=authority)
     with ExitStack() as stack:
         for name, (role, worker) in PARTS.items():

@@ -17,7 +17,9 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.sealing import seal
 from tests.unit.device.conftest import Outcome, Person
-from tests.unit.device.deployment import Deployment, Ledger, Reply, problem
+from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.https import Reply
+from tests.unit.device.ledger import Ledger
 
 FETCH = ("credentials", "/v1/credentials/fetch")
 STORE = ("credentials", "/v1/credentials/store")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.unit.device.conftest import Outcome, Person
-from tests.unit.device.deployment import Deployment, Ledger
+from tests.unit.device.deployment import Deployment
+from tests.unit.device.ledger import Ledger
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -13,7 +13,9 @@ from agentkeys_core.changes import OrderedChange, SignedChange
 from agentkeys_core.errors import Reason
 from device.change_desk import CHANGE_LIFE_S
 from tests.unit.device.conftest import Person
-from tests.unit.device.deployment import Deployment, Ledger, Reply, problem
+from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.https import Reply
+from tests.unit.device.ledger import Ledger
 
 CHANGES = "/v1/registry/changes"
 Lie = Callable[[bytes], Reply | None]

@@ -5,7 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,6 @@ from device.k11.port import K11_FILE, K11Record
 from device.k11.software import SOFTWARE_FILE, SoftwareAuthenticator
 from device.keys import K10, K10_FILE
 from tests.unit.device.conftest import Person
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    with Home.open(tmp_path / "home", create=True) as opened:
-        yield opened
 
 
 def refused(reason: Trouble, call: Callable[..., object], *args: object, **words: object) -> DeviceError:

@@ -10,7 +10,8 @@ from agentkeys_core.captoken import Cap
 from agentkeys_core.errors import Reason
 from device import client
 from tests.unit.device.conftest import Person
-from tests.unit.device.deployment import Deployment, Reply, problem
+from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.https import Reply
 
 STORE = ("credentials", "/v1/credentials/store")
 LIST = ("credentials", "/v1/credentials/list")

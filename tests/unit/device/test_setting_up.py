@@ -15,7 +15,9 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.keys import DeviceKey
 from device.pairing import Offer, shown
 from tests.unit.device.conftest import Outcome, Person
-from tests.unit.device.deployment import Deployment, Ledger, Reply, problem
+from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.https import Reply
+from tests.unit.device.ledger import Ledger
 
 CHANGES = "/v1/registry/changes"
 

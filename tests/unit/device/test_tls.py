@@ -33,7 +33,8 @@ from device.tls import (
 )
 from device.transport import MAX_ANSWER_BYTES, Channel
 from tests.unit.device.conftest import Person
-from tests.unit.device.deployment import TRUST_DOMAIN, Deployment, https_server
+from tests.unit.device.deployment import TRUST_DOMAIN, Deployment
+from tests.unit.device.https import https_server
 
 CREDENTIALS = worker_peer(TRUST_DOMAIN, WorkerClass.CREDENTIALS)
 

@@ -194,8 +194,7 @@ def test_a_clock_reset_waits_out_the_longest_window(state: Any) -> None:
         time.sleep(0.05)
     state.committer.run(lambda _: None)
     actions.close()
-    with state.database.reading() as conn:
-        verify_journal(conn, state.keyring)
+    verify_journal(state.database.reader(), state.keyring)
 
 
 def test_only_one_clock_reset_at_a_time_and_a_stop_gives_it_up(state: Any) -> None:

@@ -1,0 +1,57 @@
+"""A JSON server over TLS on a free port of this machine."""
+
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Reply = tuple[int, object]
+
+
+@contextmanager
+def https_server(context: ssl.SSLContext, answer: Callable[[str, str, bytes], Reply]) -> Iterator[int]:
+    """Serve JSON over TLS on a free port; hanging up is `answer` raising ConnectionError."""
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            try:
+                status, value = answer(self.command, self.path, body)
+            except ConnectionError:
+                self.close_connection = True
+                return
+            data = value if isinstance(value, bytes) else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = _serve  # noqa: N815 - the base class names them so
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def finish_request(self, request: Any, client_address: object) -> None:
+            with context.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
+
+        def handle_error(self, *args: object) -> None:
+            pass  # refused handshakes are what many tests want
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
