@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from signer.adapters.database import Database
+from signer.adapters.database import BUSY_TIMEOUT_S, Database
 from signer.adapters.transaction import Start, Tx
+from signer.adapters.turn import Turn
 from signer.journal import JournalLine, LineKind, sign_head
 from signer.keyring import Keyring
 from signer.ports import Clock
@@ -61,6 +62,7 @@ class Committer:
         self._keyring = keyring
         self._clock = clock
         self._conn = database.connect()
+        self._turn = Turn(database.path)
         self._queue: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -86,6 +88,7 @@ class Committer:
             self._queue.put(None)
         self._thread.join()
         self._conn.close()
+        self._turn.close()
 
     def run(self, unit: Callable[[Tx], T]) -> T:
         """What `unit` returns, once all that it wrote is on disk.
@@ -151,7 +154,8 @@ class Committer:
     def _commit(self, jobs: list[_Job[object]]) -> None:
         """Run all jobs in one transaction and let every waiter go."""
         try:
-            self._transact(jobs)
+            with self._turn.taken(BUSY_TIMEOUT_S):
+                self._transact(jobs)
         except KeyServiceError as exc:
             self._fail(jobs, exc.reason, exc.detail)
         except Exception:  # noqa: BLE001  # whatever broke, every waiter must learn that nothing was recorded
