@@ -8,8 +8,10 @@ from agentkeys_core.registry import OperatorState
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: Records (operators, devices, granted services) in each of two generations: about 10 MiB in all.
-GENERATION_RECORDS: Final = 8192
+#: Records (operators and devices) in each of two generations: about 20 MiB in all where they are full.
+GENERATION_RECORDS: Final = 16_384
+#: A granted service is one short text; this many weigh as much as a device.
+_SERVICES_A_RECORD: Final = 8
 
 
 class TwoGenerations(Generic[K, V]):
@@ -70,7 +72,8 @@ class StateCache:
 
     def put(self, state: OperatorState, device_key_hash: bytes | None = None) -> None:
         """Keep `state`, found through this device if one is named."""
-        weight = 1 + len(state.devices) + sum(len(services) for services in state.scopes.values())
+        services = sum(len(granted) for granted in state.scopes.values())
+        weight = 1 + len(state.devices) + services // _SERVICES_A_RECORD
         self._states.put(state.operator_omni, state, weight)
         if device_key_hash is not None:
             self._owners.put(device_key_hash, state.operator_omni)

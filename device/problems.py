@@ -30,13 +30,21 @@ def check_refusal(answer: Answer) -> Answer:
     problem = answer.json()
     if not isinstance(problem, dict):
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"HTTP status {answer.status} without a problem")
-    row = problem.get("row")
     raise KeyServiceError(
         _reason(problem.get("reason"), answer.status),
         _detail(problem),
         metadata={name: str(problem[name]) for name in _METADATA if type(problem.get(name)) in (int, str)},
-        row=canonical_json(row) if isinstance(row, dict) else None,
+        row=_row(problem.get("row")),
     )
+
+
+def _row(value: object) -> bytes | None:
+    if not isinstance(value, dict):
+        return None
+    try:
+        return canonical_json(value)
+    except KeyServiceError as exc:
+        raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the refusal carries a malformed row") from exc
 
 
 def _reason(value: object, status: int) -> Reason:

@@ -128,8 +128,9 @@ class Admission:
         check_context(request, aud=self._policy.aud, now=at, current_epoch=status.k3_epoch)
         verify_cosign(cap, self._policy.cosign_keys)
         verify_device_signature(cap)
-        attempt.device_verified = request.digest
-        self._limits.charge_device(request.device)
+        if attempt.device_verified is None:  # a session is admitted twice and charged once
+            attempt.device_verified = request.digest
+            self._limits.charge_device(request.device)
         operator = self._registry.lookup_device(request.device)
         authorised = authorise(cap, operator, replacing=self._is_replacing(request, burn))
         if operator is None:  # `authorise` has refused it already; this tells the type checker

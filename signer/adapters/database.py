@@ -120,6 +120,7 @@ class Database:
         if conn is None:
             conn = self.connect()
             conn.execute("PRAGMA query_only = ON")
+            conn.execute("PRAGMA cache_size = -512")  # KiB: one connection a thread; the system's cache holds the rest
             self._local.conn = conn
             with self._lock:
                 self._opened.append(conn)

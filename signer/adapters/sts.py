@@ -1,8 +1,11 @@
 """AssumeRoleWithWebIdentity over HTTPS, as AWS STS and what speaks its protocol answer it."""
 
 import http.client
+import socket
 import ssl
+import threading
 import xml.etree.ElementTree as ET  # names types only; defusedxml parses
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,7 +18,8 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from signer.ports import Clock, StsSession
 from signer.tokens import SESSION_TTL_S
 
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 5.0  # for each step
+EXCHANGE_S: Final = 8.0  # from the connection to the last byte; callers wait for 10
 MAX_ANSWER: Final = 64 * 1024  # bytes
 _VERSION: Final = "2011-06-15"
 _NAMESPACE: Final = "{https://sts.amazonaws.com/doc/2011-06-15/}"
@@ -57,10 +61,18 @@ class StsClient:
         else:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=self._context)
         try:
-            headers = {"Accept": "application/xml", "Content-Type": "application/x-www-form-urlencoded"}
-            connection.request("POST", "/", body=body, headers=headers)
-            response = connection.getresponse()
-            answer = response.read(MAX_ANSWER + 1)
+            connection.connect()
+            # An endpoint that goes on taking small steps would hold a thread for ever: this ends every step at once.
+            late = threading.Timer(EXCHANGE_S, _cut, (connection.sock,))
+            late.daemon = True
+            late.start()
+            try:
+                headers = {"Accept": "application/xml", "Content-Type": "application/x-www-form-urlencoded"}
+                connection.request("POST", "/", body=body, headers=headers)
+                response = connection.getresponse()
+                answer = response.read(MAX_ANSWER + 1)
+            finally:
+                late.cancel()
         finally:
             connection.close()
         if len(answer) > MAX_ANSWER:
@@ -70,7 +82,7 @@ class StsClient:
     def _session(self, answer: bytes) -> StsSession:
         try:
             root: ET.Element = fromstring(answer, forbid_dtd=True)
-        except (ET.ParseError, DefusedXmlException, ValueError) as exc:
+        except (ET.ParseError, DefusedXmlException, ValueError, LookupError) as exc:  # LookupError: an unknown encoding
             raise KeyServiceError(Reason.STS_UNREACHABLE, "the answer is not XML") from exc
         path = f"{_NAMESPACE}AssumeRoleWithWebIdentityResult/{_NAMESPACE}Credentials/{_NAMESPACE}"
         access_key_id, secret, session_token, expiration = (root.findtext(path + name, "") for name in _FIELDS)
@@ -93,3 +105,9 @@ class StsClient:
         if not 0 < expires_at - self._clock.now() <= SESSION_TTL_S + _SKEW_S:
             raise KeyServiceError(Reason.STS_UNREACHABLE, "the session has another length than asked for")
         return expires_at
+
+
+def _cut(connected: socket.socket) -> None:
+    """End whatever waits for this connection. Below TLS: a TLS object must not change while another thread reads it."""
+    with suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)

@@ -14,6 +14,8 @@ from tests.fakes.sts_endpoint import StsEndpoint
 
 #: Takes the connection after the request was read; returns or raises once it is done with it.
 Behaviour = Callable[[socket.socket], None]
+#: Nothing here goes on for longer, so that a client without patience of its own fails a test instead of hanging it.
+_LIMIT_S = 20.0
 
 
 class Peer:
@@ -55,18 +57,19 @@ class Peer:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with connection, suppress(OSError):
-                connection.settimeout(20)
-                self._answer(connection)
+            # A thread each: a client that is kept busy by one answer must not spoil the next.
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        form = _read_form(connection)
-        self.forms.append(form)
-        if self.behaviour is not None:
-            self.behaviour(connection)
-            return
-        status, answer = self.endpoint.exchange(form)
-        connection.sendall(http_answer(answer, status=status))
+        with connection, suppress(OSError):
+            connection.settimeout(_LIMIT_S)
+            form = _read_form(connection)
+            self.forms.append(form)
+            if self.behaviour is not None:
+                self.behaviour(connection)
+                return
+            status, answer = self.endpoint.exchange(form)
+            connection.sendall(http_answer(answer, status=status))
 
 
 def _read_form(connection: socket.socket) -> dict[str, str]:
@@ -92,13 +95,15 @@ def sends(data: bytes) -> Behaviour:
     return lambda connection: connection.sendall(data)
 
 
-def sends_for_ever(head: bytes, chunk: bytes) -> Behaviour:
-    """Send `head`, then `chunk` again and again, as fast as it is taken."""
+def sends_for_ever(head: bytes, chunk: bytes, *, pause_s: float = 0.0) -> Behaviour:
+    """Send `head`, then `chunk` again and again, as fast as it is taken or with pauses."""
 
     def behave(connection: socket.socket) -> None:
         connection.sendall(head)
-        while True:
+        until = time.monotonic() + _LIMIT_S
+        while time.monotonic() < until:
             connection.sendall(chunk)
+            time.sleep(pause_s)
 
     return behave
 

@@ -247,8 +247,9 @@ BREAKS = {
     "body for ever": lambda: sends_for_ever(HEAD + b"\r\n", b" " * 65_536),
     "chunks for ever": lambda: sends_for_ever(CHUNKED, b"4000\r\n" + b" " * 0x4000 + b"\r\n"),
     "bad chunk": lambda: sends(CHUNKED + b"zz\r\nxx\r\n"),
-    "cut off": lambda: sends(HEAD + b"Content-Length: 5000\r\n\r\n" + good()),
-    "100 for ever": lambda: sends_for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "cut off": lambda: sends(HEAD + b"Content-Length: 5000\r\n\r\n" + good()[:-5]),
+    "100 for ever": lambda: sends_for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, pause_s=0.01),
+    "byte by byte": lambda: sends_for_ever(HEAD + b"Content-Length: 5000\r\n\r\n", b" ", pause_s=0.5),
     "error": lambda: sends(http_answer(good(), status=403)),
     "created": lambda: sends(http_answer(good(), status=201)),
     "laughs": lambda: sends(http_answer(LAUGHS + bad_xml(**{SECRET: "&a9;"}))),
@@ -274,8 +275,10 @@ BREAKS = {
 def test_a_broken_answer_is_a_named_refusal_and_leaves_nothing(signer: Any, peer: Any, user: Any, kind: Any) -> None:
     peer.behaviour = BREAKS[kind]()
     cap = fetch(user)
+    since = time.monotonic()
     error = refusal(lambda: ask(signer, cap))
     assert error.reason is Reason.STS_UNREACHABLE
+    assert time.monotonic() - since < 9  # a caller waits for 10 s
     assert not leaks(str(error), peer)
     assert not leaks(signer.log, peer)
     digest = Cap.parse(cap).digest.hex()

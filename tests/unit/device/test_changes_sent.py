@@ -195,3 +195,21 @@ def test_nobody_to_ask_means_nothing_is_signed(
     assert run(["--home", str(master.home), "--json", "freeze"]) == 2
     assert json.loads(master.capture.readouterr().err)["error"]["reason"] == "usage"
     assert all(path != CHANGES for _, path in deployment.seen)
+
+
+def test_part_that_is_a_moment_behind_is_waited_for(master: Person, agent: Person, deployment: Deployment) -> None:
+    told: dict[str, Any] = next(iter(deployment.states.values())).to_json()
+    late = [(200, {**told, "nonce": told["nonce"] - 1})]
+    deployment.hooks["credentials", read_path(deployment)] = lambda _: late.pop() if late else None
+    signed: list[int] = []
+
+    def keep(body: bytes) -> None:
+        change = SignedChange.parse(body).change
+        assert isinstance(change, OrderedChange)
+        signed.append(change.nonce)
+
+    deployment.hooks["broker", CHANGES] = keep
+    done = master("scope", "set", "research/0", "--grant", "cred:more")
+    assert done.code == 0
+    assert "different things" not in done.err
+    assert signed == [told["nonce"]]  # one gesture, not two

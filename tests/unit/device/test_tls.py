@@ -288,3 +288,31 @@ def test_audit_keys_come_from_the_issuers_role_alone(
         with pytest.raises(DeviceError) as caught:
             issuer_in_role(role, worker)
         assert caught.value.reason is Trouble.PEER_NOT_TRUSTED
+
+
+@pytest.mark.parametrize("uri", [None, "spiffe://keys.example.org/broker/main"])
+def test_issuer_may_have_a_public_certificate(
+    master: Person, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None
+) -> None:
+    public = trustme.CA()
+    made = public.issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.configure_cert(context)
+    public.cert_pem.write_to_path(str(tmp_path / "public.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public.pem"))
+    if uri is not None:  # the same public CA, but the leaf claims to be a part of a deployment
+        monkeypatch.setattr("device.tls.leaf_uris", lambda _: [uri])
+    with (
+        https_server(context, lambda *words: deployment.answer("issuer", *words)) as port,
+        Home.open(master.home) as home,
+    ):
+        profile = replace(deployment.profile, issuer=f"https://127.0.0.1:{port}")
+        key = K10.load(home)
+        assert key is not None
+        with Device(home, profile, key, Show(as_json=True)) as device:
+            if uri is None:
+                assert b"keys" in device._fetch_keys()
+                return
+            with pytest.raises(DeviceError) as caught:
+                device._fetch_keys()
+            assert caught.value.reason is Trouble.PEER_NOT_TRUSTED

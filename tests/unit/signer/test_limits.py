@@ -3,8 +3,8 @@
 import pytest
 
 from signer.limits import Limits, Rate, TokenBuckets
-from tests.unit.core.refusal import refused
 from tests.fakes.clock import StillClock
+from tests.unit.core.refusal import refused
 
 
 @pytest.fixture

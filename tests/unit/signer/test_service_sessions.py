@@ -7,6 +7,7 @@ from agentkeys_core.audit import AuditRow, OpKind
 from agentkeys_core.encoding import b64u_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import Op
+from signer.limits import Rate
 from signer.ports import StsSession
 from tests.unit.core.refusal import refused
 from tests.unit.signer.world import ARN, CREDENTIALS, MEMORY, World, digest_of, world_in
@@ -52,9 +53,7 @@ def test_a_session_opens_that_object_for_that_verb_and_is_recorded(world, exchan
     assert (asked["role_arn"], asked["session_name"]) == (ARN, digest_of(cap).hex())
     statement = orjson.loads(asked["policy"])["Statement"][0]
     assert statement["Action"] == ["s3:GetObject"]
-    assert statement["Resource"] == [
-        f"arn:aws:s3:::bucket/bots/{world.user.operator.hex()}/credentials/openrouter.enc"
-    ]
+    assert statement["Resource"] == [f"arn:aws:s3:::bucket/bots/{world.user.operator.hex()}/credentials/openrouter.enc"]
     header, claims, _ = (part for part in asked["token"].split("."))
     assert orjson.loads(b64u_decode(header))["kid"] == world.keyring.oidc_kid(1)
     assert orjson.loads(b64u_decode(claims))["sub"] == world.user.operator.hex()
@@ -112,6 +111,17 @@ def test_a_once_cap_gives_one_session(world, exchange):
     session(world, fetch)
 
 
+def test_a_session_is_burned_while_its_cap_could_be_valid(world):
+    cap = world.cap(Op.CRED_STORE, NAME)
+    session(world, cap)
+    for _ in range(6):
+        world.clock.forward(59)
+        for _ in range(3):
+            world.settle()
+        with refused("cap_replayed"):
+            session(world, cap)
+
+
 def test_session_and_key_of_one_store_are_burned_apart(world):
     for name, session_first in (("cred:a", True), ("cred:b", False)):
         cap = world.cap(Op.CRED_STORE, name)
@@ -162,6 +172,36 @@ def test_a_session_for_a_delete_comes_before_or_after_its_row(world):
     later = world.cap(Op.CRED_DELETE, NAME)
     world.ack(later)
     session(world, later)
+
+
+def test_a_device_revoked_during_the_exchange_gets_nothing(world, exchange):
+    def revoke(**_asked):
+        world.registry.bend_device(world.user.master.key_hash, revoked=True)
+        return StsSession(access_key_id="A", secret_access_key="s", session_token="t", expires_at=1)
+
+    exchange.assume_role = revoke
+    with refused("device_revoked"):
+        session(world, world.cap(Op.CRED_STORE, NAME))
+    assert world.count("rows") == 0
+
+
+def test_a_slow_endpoint_is_no_reason_to_refuse(world, exchange):
+    answer = exchange.assume_role
+
+    def slow(**asked):
+        world.clock.forward(5)
+        return answer(**asked)
+
+    exchange.assume_role = slow
+    session(world, world.cap(Op.CRED_STORE, NAME))
+
+
+def test_one_session_is_charged_once(tmp_path, exchange):
+    with world_in(tmp_path, exchange=exchange, device=Rate(per_s=0.0001, burst=2)) as world:
+        for _ in range(2):
+            session(world, world.cap(Op.CRED_STORE, NAME))
+        with refused("rate_limited"):
+            session(world, world.cap(Op.CRED_STORE, NAME))
 
 
 def test_an_unreachable_endpoint_leaves_the_cap_unused(world, exchange):

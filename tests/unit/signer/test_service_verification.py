@@ -43,7 +43,12 @@ def test_addresses_are_the_keyrings(world):
 
 @pytest.mark.parametrize(
     ("omni", "epoch", "reason"),
-    [(b"", 1, "invalid_omni"), (bytes(31), 1, "invalid_omni"), (bytes(33), 1, "invalid_omni"), (bytes(32), 9, "epoch_not_held")],
+    [
+        (b"", 1, "invalid_omni"),
+        (bytes(31), 1, "invalid_omni"),
+        (bytes(33), 1, "invalid_omni"),
+        (bytes(32), 9, "epoch_not_held"),
+    ],
 )
 def test_addresses_that_are_refused(world, omni, epoch, reason):
     with refused(reason):

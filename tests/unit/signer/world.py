@@ -153,9 +153,7 @@ class World:
         self, registry: RegistryReader, *, certificate: Rate = PLENTY, journalist: Journalist | None = None
     ) -> SignerService:
         journalist = journalist or self.committer
-        self.refusals = Refusals(
-            journalist, self.clock, free_bytes=lambda: self.free_bytes, monotonic=time.monotonic
-        )
+        self.refusals = Refusals(journalist, self.clock, free_bytes=lambda: self.free_bytes, monotonic=time.monotonic)
         roles = {WorkerClass.CREDENTIALS: frozenset({ARN})}
         sts = StsPolicy(issuer="https://issuer.test", audience="sts", bucket="bucket", role_arns=roles)
         return SignerService(
@@ -223,9 +221,7 @@ class World:
         master = key is None or key is self.user.master
         if touch is None:
             touch = master and op in (Op.CRED_FETCH, Op.CRED_DELETE)
-        return self.signed(
-            self.request(op, service, key=key, **changed), key=key, k11=self.user.k11 if touch else None
-        )
+        return self.signed(self.request(op, service, key=key, **changed), key=key, k11=self.user.k11 if touch else None)
 
     # What workers do with it.
 
@@ -263,7 +259,9 @@ class World:
         cap = self.cap(op, f"{prefix}:list", key=key, request_hash=request_hash(body))
         return self.service.list_objects(self.caller(cap), cap, after=after, limit=limit)
 
-    def audit(self, service: str = "audit:own", *, after: int | None = None, limit: int = 100, key: DeviceKey | None = None):
+    def audit(
+        self, service: str = "audit:own", *, after: int | None = None, limit: int = 100, key: DeviceKey | None = None
+    ):
         body = AuditListBody(after=after, limit=limit).encode()
         cap = self.cap(Op.AUDIT_LIST, service, key=key, request_hash=request_hash(body))
         return self.service.get_audit_rows(AUDIT, cap, after=after, limit=limit)
@@ -311,3 +309,26 @@ def world_in(directory: Path, **given: Any) -> Iterator[World]:
         made.check()
     finally:
         made.close()
+
+
+class Between:
+    """Does something just before the next unit runs."""
+
+    def __init__(self, world, action):
+        self._world, self._action = world, action
+        self.check_clock, self.post = world.committer.check_clock, world.committer.post
+
+    def run(self, unit):
+        action, self._action = self._action, lambda: None
+        action()
+        return self._world.committer.run(unit)
+
+
+def row_of(data: bytes, world: "World") -> tuple[AuditRow, object]:
+    row = AuditRow.parse(data)
+    return row, row.verify(world.audit_keys())
+
+
+def current(world: World, service: str = "cred:openrouter") -> bytes | None:
+    listed = {entry.name: entry.store for entry in world.names(prefix=service.partition(":")[0]).names}
+    return listed.get(service.partition(":")[2])

@@ -1,7 +1,9 @@
 """The local object store: durable, one writer an object, nothing through symbolic links."""
 
+import itertools
 import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
@@ -27,7 +29,9 @@ def objects(tmp_path: Path) -> Iterator[LocalObjects]:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts}
+    return {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts
+    }
 
 
 def test_what_was_written_is_read_and_replaced_and_removed(objects: LocalObjects, tmp_path: Path) -> None:
@@ -134,7 +138,7 @@ def test_a_failed_write_leaves_the_old_object_and_no_rest(
 
 
 def _crash_in_write(folder: Path) -> None:
-    os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     LocalObjects(folder).write(PATH, b"new")
 
 
@@ -175,7 +179,10 @@ def test_one_writer_an_object_among_threads(objects: LocalObjects) -> None:
 
 
 def test_one_writer_an_object_among_processes(tmp_path: Path) -> None:
-    with LocalObjects(tmp_path / "o", lock_timeout_s=0.2) as one, LocalObjects(tmp_path / "o", lock_timeout_s=0.2) as two:
+    with (
+        LocalObjects(tmp_path / "o", lock_timeout_s=0.2) as one,
+        LocalObjects(tmp_path / "o", lock_timeout_s=0.2) as two,
+    ):
         with one.lock(PATH), refused("overloaded"), two.lock(PATH):
             pass
         with two.lock(PATH):
@@ -242,3 +249,28 @@ def test_durable_refuses_a_link_in_place_of_the_new_file(tmp_path: Path) -> None
             durable.replace_at(folder, "name", b"")
     finally:
         os.close(folder)
+
+
+def _write_for_ever(folder: Path) -> None:
+    with LocalObjects(folder) as objects:
+        for number in itertools.count():
+            with objects.lock(PATH):
+                objects.write(PATH, number.to_bytes(4, "big") * 5000)
+
+
+def test_killed_at_any_moment_of_a_write_the_old_or_the_new_object_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
+    last = -1
+    for _ in range(50):
+        process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(folder,))
+        process.start()
+        time.sleep(random.uniform(0.005, 0.05))
+        process.kill()
+        process.join()
+        with LocalObjects(folder, lock_timeout_s=2.0) as objects, objects.lock(PATH):
+            data = objects.read(PATH)
+        assert files(folder) <= {PATH}
+        if data is not None:
+            assert data == data[:4] * 5000
+            last = int.from_bytes(data[:4], "big")
+    assert last >= 0

@@ -96,11 +96,11 @@ def test_random_bytes_get_a_named_refusal(services: Services, content: bytes, pa
 @HOSTILE
 @given(data=st.data())
 def test_mutated_requests_get_a_named_refusal_or_an_honest_answer(services: Services, data: st.DataObject) -> None:
-    asked = data.draw(st.sampled_from([services.store, services.fetch, services.delete, services.names]))()
+    asked = getattr(services, data.draw(st.sampled_from(["store", "fetch", "delete", "names"])))()
     content = bytearray(json.dumps(asked.json()).encode())
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at] = data.draw(st.integers(0, 255))
+    # Signatures differ in length from run to run, so what is drawn must not depend on the content.
+    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3)):
+        content[at % len(content)] = byte
     path = f"/v1/credentials/{asked.parsed.request.op.value.partition('-')[2]}"
     answer = post(services, path, bytes(content))
     assert answer.status_code < 500, answer.text
@@ -118,9 +118,9 @@ JSON = st.recursive(
 @given(data=st.data())
 def test_any_json_in_place_of_any_member_gets_a_named_refusal(services: Services, data: st.DataObject) -> None:
     asked = services.fetch().json()
-    place = data.draw(st.sampled_from([asked, asked["cap"]]))
+    place = asked["cap"] if data.draw(st.booleans()) else asked
     name = data.draw(st.sampled_from(sorted(place)))
-    place[name] = data.draw(JSON.filter(lambda value: value != place[name]))
+    place[name] = data.draw(JSON)  # texts of eight letters at most: never what stood there
     answer = post(services, "/v1/credentials/fetch", json.dumps(asked).encode())
     # Without a device signature over `k11` a null in its place is a well-formed request; all else is refused.
     assert answer.status_code in {400, 403}
