@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from agentkeys_core.bodies import request_hash
+from agentkeys_core.bodies import EMPTY_BODY, request_hash
 from agentkeys_core.captoken import Cap, UncosignedCap
 from agentkeys_core.caprequest import CapRequest
 from agentkeys_core.encoding import b64u_encode, canonical_json
@@ -24,18 +24,16 @@ from agentkeys_core.ops import Op, Service
 from agentkeys_core.proof import k10_digest
 from agentkeys_runtime.mtls import client_channel
 from agentkeys_runtime.signer_client import SignerClient
+from demo.people import Person, Who
 from demo.stack import Stack
+from device.client import Prepared, prepare
+from device.errors import DeviceError
+from device.learn import current_epoch
+
+__all__ = ["LET_THROUGH", "Asked", "Who", "as_caller", "attempt", "compose", "cosign", "genuine", "https", "send"]
 
 WINDOW_S = 300
 LET_THROUGH = "LET THROUGH"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Who:
-    """The names that a request claims to speak for."""
-
-    operator: bytes
-    actor: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ def compose(
     who: Who,
     op: Op,
     service: str,
-    body: bytes = b"{}",
+    body: bytes = EMPTY_BODY,
     *,
     approve: Callable[[CapRequest], K11Assertion] | None = None,
     age_s: int = 0,
@@ -90,6 +88,12 @@ def compose(
     return Asked(cap=cap, body=body, reply_key=reply_key)
 
 
+def genuine(person: Person, op: Op, service: str, body: bytes = EMPTY_BODY, *, k11: bool = False) -> Prepared:
+    """Make a request as that person's own device does, co-signed by the real broker: what a thief may capture."""
+    with person.opened() as device:
+        return prepare(device, op, Service.parse(service, op), body, epoch=current_epoch(device), k11=k11)
+
+
 def stolen_k1(stack: Stack) -> ec.EllipticCurvePrivateKey:
     """Read the broker's signing key from its disk."""
     key = load_pem_private_key((stack.root / "broker" / "k1.pem").read_bytes(), None)
@@ -108,10 +112,8 @@ def cosign(stack: Stack, cap: UncosignedCap) -> Cap:
 def as_caller(stack: Stack, certificate: str) -> Iterator[SignerClient]:
     """Talk to the signer with somebody's client certificate."""
     folder = stack.certificate(certificate)
-    channel = client_channel(
-        stack.signer_address, folder / "cert.pem", folder / "key.pem", folder / "ca.pem", stack.signer_name
-    )
-    with channel:
+    files = (folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+    with client_channel(stack.signer_address, *files, stack.signer_name) as channel:
         yield SignerClient(channel, timeout_s=5.0)
 
 
@@ -120,10 +122,12 @@ def https(ca: Path) -> httpx.Client:
     return httpx.Client(verify=ssl.create_default_context(cafile=str(ca)), trust_env=False, timeout=15.0)
 
 
-def send(stack: Stack, service: str, path: str, body: bytes) -> httpx.Response:
-    """POST to one of the deployment's HTTPS services."""
-    with https(stack.root / "ca" / "ca.pem") as client:
-        return client.post(stack.origin(service) + path, content=body, headers={"content-type": "application/json"})
+def send(stack: Stack, service: str, path: str, body: bytes | None, *, token: str | None = None) -> httpx.Response:
+    """POST to one of the deployment's HTTPS services, or GET where there is no body; past every detour."""
+    headers = {"content-type": "application/json"} | ({"authorization": token} if token else {})
+    with https(stack.ca) as client:
+        url = stack.origin(service) + path
+        return client.get(url) if body is None else client.post(url, content=body, headers=headers)
 
 
 def refusal(response: httpx.Response) -> str:
@@ -131,10 +135,21 @@ def refusal(response: httpx.Response) -> str:
     return LET_THROUGH if response.is_success else str(response.json()["reason"])
 
 
+def present(stack: Stack, prepared: Prepared) -> str:
+    """Bring a captured cap to its worker; returns what came of it."""
+    return refusal(send(stack, "credentials", prepared.path, prepared.encode()))
+
+
+def present_forged(stack: Stack, asked: Asked) -> str:
+    """Co-sign a forged request with the stolen K1 and bring it to its worker; returns what came of it."""
+    verb = asked.cap.request.op.value.partition("-")[2]
+    return refusal(send(stack, "credentials", f"/v1/credentials/{verb}", asked.http(cosign(stack, asked.cap))))
+
+
 def attempt(call: Callable[[], object]) -> str:
-    """Return the reason with which a gRPC call is refused, or that it was not."""
+    """Return the reason with which a call is refused, or that it was not."""
     try:
         call()
-    except KeyServiceError as exc:
+    except (KeyServiceError, DeviceError) as exc:
         return exc.reason.value
     return LET_THROUGH

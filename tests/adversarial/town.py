@@ -40,8 +40,9 @@ from device.agents import add_agent
 from device.change_desk import views_of
 from device.enrol import enrol
 from device.home import Home
-from device.intent import change_intent, request_intent
+from device.intent import Intent
 from device.k11.port import K11Kind
+from device.keys import SignedDigest
 from device.pairing import make_offer
 from device.session import Device
 from device.setting_up import confirmed_profile, set_up
@@ -94,8 +95,7 @@ class Member:
 
     def approve(self, request: CapRequest) -> K11Assertion:
         """This master's K11 over a request."""
-        authenticator, record = self.device.k11()
-        return authenticator.approve(record, self.device.k10.sign_request(request), request_intent(request))
+        return self.assertion(self.device.k10.sign_request(request))
 
     def asked(self, op: Op, service: str, body: bytes = b"{}", *, k11: bool = False, **rest: Any) -> Asked:
         """A request of this device, without co-signature; with `k11` approved by this master."""
@@ -112,11 +112,14 @@ class Member:
         signed = self.device.k10.sign_change(change, self.device.profile.domain)
         assertions: tuple[K11OfDevice, ...] = ()
         if k11:
-            authenticator, record = self.device.k11()
-            assertion = authenticator.approve(record, signed, change_intent(change, signed.name))
-            assertions = (K11OfDevice(device=self.key.key_hash, assertion=assertion),)
+            assertions = (K11OfDevice(device=self.key.key_hash, assertion=self.assertion(signed)),)
         members = {"k10": signed.signature, "k11": assertions} | signatures
         return SignedChange(change=change, signatures=ChangeSignatures(**members)).encode()
+
+    def assertion(self, signed: SignedDigest) -> K11Assertion:
+        """This master's K11 over something that its K10 signed, whatever that is."""
+        authenticator, record = self.device.k11()
+        return authenticator.approve(record, signed, Intent(title="", lines=(), digest=signed.name))
 
     def state(self) -> OperatorState:
         """What the registry says of this operator."""
@@ -193,13 +196,14 @@ class Town:
         home = Home.open(self.stack.root / "homes" / f"{self._count}", create=True)
         return self._open.enter_context(home)
 
-    def _device(self) -> Device:
+    def device(self) -> Device:
+        """A device of this deployment that nobody knows yet."""
         profile = confirmed_profile(self.stack.profile, self.stack.profile_hash)
         return self._open.enter_context(set_up(self._home(), profile, Show(as_json=True, yes=True)))
 
     def master(self) -> Member:
         """A new user with a wallet of his own and a first master device."""
-        device, wallet = self._device(), DeviceKey.generate()
+        device, wallet = self.device(), DeviceKey.generate()
         done = enrol(device, wallet=wallet.address, kind=K11Kind.SOFTWARE, wallet_signature=None, wallet_key=wallet)
         assert done.identity is not None
         operator = done.identity.operator_omni
@@ -207,7 +211,7 @@ class Town:
 
     def agent(self, master: Member, *services: str, label: str = "agent", generation: int | None = None) -> Member:
         """A new agent device of that master with these services."""
-        device = self._device()
+        device = self.device()
         number = self._count if generation is None else generation
         offer = make_offer(device, master.who.operator, label=label)
         add_agent(master.device, offer, label=label, generation=number, services=tuple(services))
@@ -282,9 +286,9 @@ def is_listening(port: int) -> bool:
 
 
 @contextmanager
-def town_in(root: Path, *services: str, settings: dict[str, str] | None = None) -> Iterator[Town]:
+def town_in(root: Path, *services: str, settings: dict[str, str] | None = None, **options: Any) -> Iterator[Town]:
     """Prepare and start a town, and end every process of it whatever happens."""
-    stack = QuickStack(root=root, settings=settings or {})
+    stack = QuickStack(root=root, settings=settings or {}, **options)
     stack.prepare()
     try:
         stack.start(*services)

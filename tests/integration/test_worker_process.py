@@ -1,9 +1,11 @@
 """The credentials worker as its host sees it: a real process beside a real signer, and one clear line where it fails."""
 
+import ipaddress
 import json
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -31,7 +33,7 @@ from tests.integration.signer_user import Deployed
 from tests.unit.runtime.certificates import TRUST_DOMAIN
 
 START_LIMIT_S = 30.0
-ADDRESS = x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1"))
+ADDRESS = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 
 
 def free_port() -> int:
@@ -102,7 +104,7 @@ class WorkerProcess:
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
-        context = __import__("ssl").create_default_context(cafile=str(self.signer.folder / self.certificate / "ca.pem"))
+        context = ssl.create_default_context(cafile=str(self.signer.folder / self.certificate / "ca.pem"))
         origin = f"https://127.0.0.1:{self.port}"
         with httpx.Client(verify=context, base_url=origin, trust_env=False, timeout=30) as client:
             yield client

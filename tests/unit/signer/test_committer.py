@@ -9,7 +9,7 @@ import pytest
 
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpKind, OpResult
 from agentkeys_core.errors import KeyServiceError
-from signer.adapters.committer import Committer
+from signer.adapters.committer import Committer, Tx
 from signer.adapters.database import open_state
 from signer.journal import JournalLine, LineKind, verify_journal
 from signer.ledger import Journalist
@@ -42,7 +42,7 @@ def line(row: AuditRow | None = None, method: str = "test") -> JournalLine:
     )
 
 
-def append(tx, actor: bytes = ACTOR) -> AuditRow:
+def append(tx: Tx, actor: bytes = ACTOR) -> AuditRow:
     row = tx.append_row(envelope(actor))
     tx.journal(line(row))
     return row

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,6 +38,7 @@ def fetch(world: World, cap: bytes, caller=CREDENTIALS, epoch: int = 1, salt: by
 
 def bent(cap: bytes, **changed: object) -> bytes:
     members = parse_canonical(cap, limit=1 << 20, not_canonical=Reason.INVALID_CAP)
+    assert isinstance(members, dict)
     return canonical_json({**members, **changed})
 
 
@@ -73,7 +75,7 @@ class _Failing:
 
 @pytest.mark.parametrize("depth", range(len(STEPS)))
 def test_the_first_failure_decides(world, depth):
-    members: dict = {"k11": world.user.k11}
+    members: dict[str, Any] = {"k11": world.user.k11}
     start = world.clock.at
     for _, step in STEPS[: depth + 1]:
         step(world, members)

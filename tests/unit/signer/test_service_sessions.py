@@ -19,7 +19,7 @@ class Exchange:
     """An STS endpoint that notes what it was asked."""
 
     def __init__(self):
-        self.calls: list[dict] = []
+        self.calls: list[dict[str, str]] = []
         self.failing = False
 
     def assume_role(self, **asked):

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from agentkeys_core.audit import AuditRow
+from agentkeys_core.audit import AuditEnvelope, AuditRow
 from agentkeys_core.bodies import EMPTY_BODY, AuditListBody, ListBody, request_hash
 from agentkeys_core.captoken import Cap, CapRequest, UncosignedCap
 from agentkeys_core.ids import child_omni, operator_omni
@@ -279,7 +279,8 @@ class World:
         return [orjson.loads(line) for (line,) in self.database.reader().execute("SELECT line FROM journal")]
 
     def count(self, table: str) -> int:
-        return self.database.reader().execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        found: tuple[int] = self.database.reader().execute(f"SELECT count(*) FROM {table}").fetchone()
+        return found[0]
 
     def dump(self) -> list[Any]:
         """Everything that the state file holds, for comparing before and after."""
@@ -324,7 +325,7 @@ class Between:
         return self._world.committer.run(unit)
 
 
-def row_of(data: bytes, world: "World") -> tuple[AuditRow, object]:
+def row_of(data: bytes, world: "World") -> tuple[AuditRow, AuditEnvelope]:
     row = AuditRow.parse(data)
     return row, row.verify(world.audit_keys())
 

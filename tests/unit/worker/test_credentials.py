@@ -124,9 +124,7 @@ def test_a_put_that_fails_is_recorded_and_the_old_object_stands(
     assert value_in(fetched(services)) == b"secret"
 
 
-def test_a_put_that_cannot_be_recorded_is_answered_by_that(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_put_that_cannot_be_recorded_is_answered_by_that(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(path: str, data: bytes) -> None:
         raise KeyServiceError(Reason.OBJECT_STORE_UNAVAILABLE)
 
@@ -190,7 +188,8 @@ def test_nothing_stored_is_a_recorded_failure(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "reason"), [(-1, "invalid_envelope"), (0, "unsupported_version"), (5, "class_mismatch"), (40, "invalid_envelope")]
+    ("at", "reason"),
+    [(-1, "invalid_envelope"), (0, "unsupported_version"), (5, "class_mismatch"), (40, "invalid_envelope")],
 )
 def test_a_changed_byte_is_a_recorded_failure(services: Services, at: int, reason: str) -> None:
     stored(services)
@@ -354,7 +353,9 @@ def test_object_keys_are_wiped(services: Services, monkeypatch: pytest.MonkeyPat
     assert all(secret.wiped for secret in made)
 
 
-def test_values_and_keys_are_in_no_log_and_no_repr(services: Services, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_values_and_keys_are_in_no_log_and_no_repr(
+    services: Services, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(1)
     asked = services.store(b"a very secret value")
     services.send(asked)

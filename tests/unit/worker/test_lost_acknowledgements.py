@@ -51,3 +51,23 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     notes.drop(bytes([1]))
     notes.drop(bytes([1]))
     assert notes.get(bytes([1])) is None
+
+
+def test_a_row_that_came_with_another_refusal_is_no_success(services: Services) -> None:
+    row = services.world.store("cred:other")[0].row
+
+    def refuse(name: str) -> None:
+        raise KeyServiceError(Reason.VERSION_NOT_CURRENT, row=row)
+
+    services.signer.before = refuse
+    answered = services.send(services.store())
+    assert (answered.status, answered.reason) == (409, "version_not_current")
+
+
+def test_a_replay_whose_row_is_none_is_no_success(services: Services) -> None:
+    def refuse(name: str) -> None:
+        raise KeyServiceError(Reason.CAP_REPLAYED, row=b"{}")
+
+    services.signer.before = refuse
+    answered = services.send(services.store())
+    assert (answered.status, answered.reason) == (500, "internal")
