@@ -3,7 +3,7 @@
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agentkeys_core.bodies import EMPTY_BODY, request_hash
-from agentkeys_core.captoken import Cap, UncosignedCap
 from agentkeys_core.caprequest import CapRequest
+from agentkeys_core.captoken import Cap, UncosignedCap
 from agentkeys_core.encoding import b64u_encode, canonical_json
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.k11 import K11Assertion
@@ -49,7 +49,7 @@ class Asked:
         return canonical_json({"body": b64u_encode(self.body), "cap": cap.to_json()})
 
 
-def compose(
+def compose(  # noqa: PLR0917  # in the order in which one says it
     stack: Stack,
     key: DeviceKey,
     who: Who,
@@ -122,12 +122,13 @@ def https(ca: Path) -> httpx.Client:
     return httpx.Client(verify=ssl.create_default_context(cafile=str(ca)), trust_env=False, timeout=15.0)
 
 
-def send(stack: Stack, service: str, path: str, body: bytes | None, *, token: str | None = None) -> httpx.Response:
-    """POST to one of the deployment's HTTPS services, or GET where there is no body; past every detour."""
-    headers = {"content-type": "application/json"} | ({"authorization": token} if token else {})
+def send(
+    stack: Stack, service: str, path: str, body: bytes, *, headers: Mapping[str, str] | None = None
+) -> httpx.Response:
+    """POST to one of the deployment's HTTPS services, past every detour."""
+    given = {"content-type": "application/json", **(headers or {})}
     with https(stack.ca) as client:
-        url = stack.origin(service) + path
-        return client.get(url) if body is None else client.post(url, content=body, headers=headers)
+        return client.post(stack.origin(service) + path, content=body, headers=given)
 
 
 def refusal(response: httpx.Response) -> str:

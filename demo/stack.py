@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Stack:
     profile_hash: str = ""
     settings: dict[str, str] = field(default_factory=dict)  # extra lines of a service's configuration, by service
     detours: dict[str, int] = field(default_factory=dict)
+    jobs: int = 1  # commands that run side by side while certificates are made
 
     @property
     def profile(self) -> Path:
@@ -85,8 +87,8 @@ class Stack:
         self.root.mkdir(parents=True, mode=0o700)
         self.ports = {name: free_port() for name in PARTS}
         run([*program("certs"), "--dir", self.root / "ca", "init", "--trust-domain", TRUST_DOMAIN])
-        for name, words in _LEAVES.items():
-            self.issue(name, *words)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(lambda leaf: self.issue(leaf[0], *leaf[1]), _LEAVES.items()))
 
     def issue(self, name: str, *words: str) -> Path:
         """Issue one more certificate by `agentkeys-certs issue` and return its folder."""
@@ -151,7 +153,7 @@ class Stack:
 
     def _profile(self, config: Path) -> None:
         broker = f"https://127.0.0.1:{self.detours.get('broker', self.ports['broker'])}"
-        words = ["profile", "--config", config, "--out", self.profile, "--ca", self.ca]
+        words: list[str | Path] = ["profile", "--config", config, "--out", self.profile, "--ca", self.ca]
         words += ["--broker", broker, "--issuer", self.origin("issuer"), "--json"]
         for name in ("credentials", "audit"):
             words += ["--worker", f"{name}={self.origin(name)}"]

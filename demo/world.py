@@ -1,6 +1,5 @@
 """The demo's little world: a running deployment, two users and an agent. Tests build the same one."""
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ class World:
     def __post_init__(self) -> None:
         self.to_broker, self.to_signer = Detour(), Detour()
         detours = {"broker": self.to_broker.port, "credentials": self.to_signer.port}
-        self.stack = Stack(root=self.root.absolute(), detours=detours)
+        self.stack = Stack(root=self.root.absolute(), detours=detours, jobs=2)
 
     def __enter__(self) -> Self:
         return self
@@ -128,15 +127,15 @@ PEOPLE: tuple[Step, ...] = (
 
 
 def build_world(root: Path, *, value: bytes | None = None) -> World:
-    """Return a world that runs in the empty or missing folder `root`; the caller closes it.
+    """Return a world that runs in `root`, a folder that it makes; the caller closes it.
 
     Raises:
         StackError: a part did not start; nothing of it runs then.
     """
+    if root.exists():
+        raise StackError(f"{root} exists already")
     world = World(root=root, value=secrets.token_bytes(64) if value is None else value)
     try:
-        if root.exists() and os.listdir(root):
-            raise StackError(f"{root} is not empty")
         for _, step in (*DEPLOYMENT, *PEOPLE):
             step(world)
     except BaseException:

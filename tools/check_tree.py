@@ -14,7 +14,7 @@ WEB_STACK = ("starlette==", "uvicorn==", "httpx==")
 def tracked() -> list[Path]:
     """List the files that git tracks or would track."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
@@ -32,9 +32,8 @@ def findings(files: list[Path]) -> list[str]:
         if path.suffix in {".pem", ".key"} or (path.suffix == ".json" and b"PRIVATE KEY" in path.read_bytes()):
             found.append(f"{name}: key material is never committed")
         if path.suffix == ".md":
-            for target in LINK.findall(path.read_text()):
-                if "://" not in target and not target.startswith("mailto:") and not (path.parent / target).exists():
-                    found.append(f"{name}: dead link {target}")
+            local = (link for link in LINK.findall(path.read_text()) if "://" not in link and "mailto:" not in link)
+            found += [f"{name}: dead link {link}" for link in local if not (path.parent / link).exists()]
     signer = (ROOT / "requirements/signer.lock").read_text()
     found += [f"requirements/signer.lock: web stack ({part})" for part in WEB_STACK if part in signer]
     return found

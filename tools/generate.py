@@ -18,7 +18,7 @@ def generate(out: Path) -> None:
     files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     flags = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python", "mypy_grpc")]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    subprocess.run(  # noqa: S603 - our own interpreter and files
+    subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *flags, *files],
         check=True,
         cwd=PROTOS,

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - older ones run this file to be told so
     sys.exit(f"make: Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}")
 missing = [name for name in ("venv", "ensurepip", "ssl", "sqlite3") if importlib.util.find_spec(name) is None]
 if missing:

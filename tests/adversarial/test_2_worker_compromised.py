@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_one_versions_key_opens_no_other(town: Town, master: Member) -> None:
     kept = town.signer().derive_cred_kek(cap.encode(), epoch=old.epoch, salt=old.salt)
     put(master.device, "kept", b"new")
     new = Envelope.parse(file.read_bytes())
-    where = {"owner": master.who.operator, "service": Service.parse("cred:kept", Op.CRED_FETCH)}
+    where: dict[str, Any] = {"owner": master.who.operator, "service": Service.parse("cred:kept", Op.CRED_FETCH)}
     with Secret.copy_of(kept.key) as key:
         assert reason(partial(new.decrypt, key, kept.commitment, **where)) == "invalid_envelope"
         assert b"old" not in old.decrypt(key, kept.commitment, **where)[:3]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -174,7 +175,7 @@ def changes(town: Town, master: Member, agent: Member) -> dict[str, tuple[Change
         services=(OPENROUTER,),
         **header,
     )
-    scope = {"operator_omni": operator, "actor_omni": agent.who.actor, **header}
+    scope: dict[str, Any] = {"operator_omni": operator, "actor_omni": agent.who.actor, **header}
     return {
         "add": (add, {"pair": offer.pair}),
         "grant": (SetScope(grant=("cred:mail",), revoke=(), **scope), {}),
@@ -197,7 +198,7 @@ def test_a_masters_key_alone_changes_nothing(town: Town, master: Member, thief: 
         return (K11OfDevice(device=master.key.key_hash, assertion=assertion),)
 
     for k11 in ((), touch(master, other), touch(stranger, change)):
-        body = master.signed_change(change, k11=False, **{**rest, "k11": k11})
+        body = master.signed_change(change, k11=k11, **rest)
         assert reason(partial(town.apply, body)) == "change_not_authorised"
     state = master.state()
     assert state.grants(thief.who.actor, OPENROUTER)

@@ -107,14 +107,13 @@ class Member:
         """The same, co-signed."""
         return cosign(self.town.stack, self.asked(op, service, body, **rest).cap)
 
-    def signed_change(self, change: Change, *, k11: bool, **signatures: Any) -> bytes:
-        """A registry change with this device's K10, and its K11 where asked for, as an HTTP body."""
+    def signed_change(self, change: Change, *, k11: bool | tuple[K11OfDevice, ...], **signatures: Any) -> bytes:
+        """A registry change with this device's K10, and its K11 (or what is given instead of it), as an HTTP body."""
         signed = self.device.k10.sign_change(change, self.device.profile.domain)
-        assertions: tuple[K11OfDevice, ...] = ()
-        if k11:
-            assertions = (K11OfDevice(device=self.key.key_hash, assertion=self.assertion(signed)),)
-        members = {"k10": signed.signature, "k11": assertions} | signatures
-        return SignedChange(change=change, signatures=ChangeSignatures(**members)).encode()
+        if isinstance(k11, bool):
+            k11 = (K11OfDevice(device=self.key.key_hash, assertion=self.assertion(signed)),) if k11 else ()
+        signatures = {"k10": signed.signature, "k11": k11} | signatures
+        return SignedChange(change=change, signatures=ChangeSignatures(**signatures)).encode()
 
     def assertion(self, signed: SignedDigest) -> K11Assertion:
         """This master's K11 over something that its K10 signed, whatever that is."""
@@ -286,10 +285,20 @@ def is_listening(port: int) -> bool:
 
 
 @contextmanager
-def town_in(root: Path, *services: str, settings: dict[str, str] | None = None, **options: Any) -> Iterator[Town]:
-    """Prepare and start a town, and end every process of it whatever happens."""
-    stack = QuickStack(root=root, settings=settings or {}, **options)
+def town_in(
+    root: Path,
+    *services: str,
+    settings: dict[str, str] | None = None,
+    detours: dict[str, int] | None = None,
+    when_prepared: Callable[[dict[str, int]], None] = lambda _: None,
+) -> Iterator[Town]:
+    """Prepare and start a town, and end every process of it whatever happens.
+
+    `when_prepared` gets the ports before anything runs.
+    """
+    stack = QuickStack(root=root, settings=settings or {}, detours=detours or {})
     stack.prepare()
+    when_prepared(stack.ports)
     try:
         stack.start(*services)
         with Town(stack=stack) as town:

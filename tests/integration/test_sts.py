@@ -19,8 +19,8 @@ from agentkeys_core.keys import ES256PublicKey, parse_jwks
 from agentkeys_core.ops import Op
 from tests.fakes.sts_endpoint import NAMESPACE, TAGS, StsEndpoint, answer_xml, sts_endpoint
 from tests.integration.signer_process import SignerProcess, refusal
+from tests.integration.signer_user import Deployed, stub
 from tests.integration.sts_endpoint import Peer, http_answer, says_nothing, sends, sends_for_ever
-from tests.integration.test_signer_rpc import Deployed, stub
 from tests.unit.runtime.certificates import SERVER, Files, Issuer, uri
 
 CREDENTIALS = "arn:aws:iam::000000000000:role/credentials"
@@ -224,7 +224,7 @@ def good() -> bytes:
     return answer_xml(expires=time.time() + 900)
 
 
-def bad_xml(prefix: bytes = b"", **changes: str) -> bytes:
+def bad_xml(changes: dict[str, str], prefix: bytes = b"") -> bytes:
     data = good()
     for old, new in changes.items():
         assert old.encode() in data
@@ -252,20 +252,20 @@ BREAKS = {
     "byte by byte": lambda: sends_for_ever(HEAD + b"Content-Length: 5000\r\n\r\n", b" ", pause_s=0.5),
     "error": lambda: sends(http_answer(good(), status=403)),
     "created": lambda: sends(http_answer(good(), status=201)),
-    "laughs": lambda: sends(http_answer(LAUGHS + bad_xml(**{SECRET: "&a9;"}))),
+    "laughs": lambda: sends(http_answer(LAUGHS + bad_xml({SECRET: "&a9;"}))),
     "file entity": lambda: sends(
-        http_answer(b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hostname">]>' + bad_xml(**{SECRET: "&e;"}))
+        http_answer(b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hostname">]>' + bad_xml({SECRET: "&e;"}))
     ),
     "outer dtd": lambda: sends(http_answer(b'<!DOCTYPE x SYSTEM "http://127.0.0.1:1/x.dtd">' + good())),
-    "unknown encoding": lambda: sends(http_answer(bad_xml(b'<?xml version="1.0" encoding="none-such"?>'))),
-    "wide encoding": lambda: sends(http_answer(bad_xml(b'<?xml version="1.0" encoding="utf-7"?>'))),
+    "unknown encoding": lambda: sends(http_answer(bad_xml({}, b'<?xml version="1.0" encoding="none-such"?>'))),
+    "wide encoding": lambda: sends(http_answer(bad_xml({}, b'<?xml version="1.0" encoding="utf-7"?>'))),
     "deep": lambda: sends(http_answer(b"<a>" * 9000 + b"</a>" * 9000)),
     "unclosed": lambda: sends(http_answer(good()[:-5])),
     "two roots": lambda: sends(http_answer(good() + good())),
     "json": lambda: sends(http_answer(b'{"Credentials":{}}')),
-    "other namespace": lambda: sends(http_answer(bad_xml(**{NAMESPACE: "https://sts.example.org/"}))),
-    "no token": lambda: sends(http_answer(bad_xml(**{"token-of-the-session": ""}))),
-    "no key id": lambda: sends(http_answer(bad_xml(AccessKeyId="AccessKey"))),
+    "other namespace": lambda: sends(http_answer(bad_xml({NAMESPACE: "https://sts.example.org/"}))),
+    "no token": lambda: sends(http_answer(bad_xml({"token-of-the-session": ""}))),
+    "no key id": lambda: sends(http_answer(bad_xml({"AccessKeyId": "AccessKey"}))),
     "year one": lambda: sends(http_answer(answer_xml(expires=-62_135_000_000))),
     "never": lambda: sends(http_answer(answer_xml(expires=253_402_000_000))),
 }

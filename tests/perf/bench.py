@@ -46,7 +46,7 @@ def main() -> int:
             try:
                 measure(bench)
             except BenchError as error:
-                print(f"bench: {error}", file=sys.stderr)
+                print(f"bench: {error}", *_ends(root), sep="\n", file=sys.stderr)
                 return 1
     about = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -61,6 +61,12 @@ def main() -> int:
     print(table(bench.results, [key for key in KEYS if key in wanted]))
     print(f"\n{about['seconds']} s, load average {about['load_average']:.1f}; written to {options.out}")
     return 0
+
+
+def _ends(root: Path) -> list[str]:
+    """The end of every log, before the folder goes."""
+    logs = {log: log.read_text(errors="replace")[-1500:] for log in sorted(root.rglob("*.log"))}
+    return [f"--- {log.relative_to(root)}\n{text}" for log, text in logs.items() if text]
 
 
 if __name__ == "__main__":

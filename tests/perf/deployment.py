@@ -205,7 +205,7 @@ class Deployment:
         return registry_pb2.ApplyChangeRequest(change=signed.encode()).SerializeToString()
 
     def _request(
-        self, tenant: Tenant, actor: bytes, key: DeviceKey, op: Op, service: str, body: bytes = EMPTY_BODY
+        self, tenant: Tenant, actor: bytes, key: DeviceKey, op: Op, service: str, *, body: bytes = EMPTY_BODY
     ) -> CapRequest:
         now = int(time.time())
         members: dict[str, Any] = {
@@ -225,10 +225,10 @@ class Deployment:
         return CapRequest.compose(**members)
 
     def _cap(
-        self, tenant: Tenant, actor: bytes, key: DeviceKey, op: Op, service: str, body: bytes = EMPTY_BODY
+        self, tenant: Tenant, actor: bytes, key: DeviceKey, op: Op, service: str, *, body: bytes = EMPTY_BODY
     ) -> tuple[bytes, bytes]:
         """Digest and bytes of a cap, signed by the device and co-signed."""
-        request = self._request(tenant, actor, key, op, service, body)
+        request = self._request(tenant, actor, key, op, service, body=body)
         cap = UncosignedCap(
             request=request,
             device_public_key=key.public_key,

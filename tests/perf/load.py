@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from agentkeys_runtime import tls13  # noqa: F401  # isort: split
+from agentkeys_runtime import tls13  # noqa: F401 - before grpc
 
+# isort: split
 import grpc
 
 from agentkeys_runtime.grpc_errors import from_rpc_error
@@ -56,19 +57,27 @@ def connect(target: str, certificates: Path, server_name: str | None) -> grpc.Ch
     return channel
 
 
+def method_of(channel: grpc.Channel, method: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+    """A method that takes and gives bytes as they are."""
+    found: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+    return found
+
+
 class Load:
     """The generator's process, as the bench commands it."""
 
     def __init__(self, log: Path, cores: set[int] | None = None) -> None:
         self._running = Running("tests.perf.load", log=log, cores=cores or {LOAD_CORE}, stdin=True)
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._running.stop()
 
-    def connect(self, name: str, target: str, certificates: Path, *, server_name: str | None, channels: int = 1) -> None:
+    def connect(
+        self, name: str, target: str, certificates: Path, *, server_name: str | None, channels: int = 1
+    ) -> None:
         """Open connections under a name."""
         self._ask(
             do="connect",
@@ -126,7 +135,7 @@ class _Generator:
         source = iter(payloads) if seconds is None else cycle(payloads)
         until = None if seconds is None else time.monotonic() + float(seconds)
         channels = self._channels[command["name"]]
-        calls = [channel.unary_unary(command["method"]) for channel in channels]
+        calls = [method_of(channel, command["method"]) for channel in channels]
         refused: Counter[str] = Counter()
         counts = [0] * CONCURRENCY
         lock = threading.Lock()

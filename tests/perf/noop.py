@@ -1,6 +1,6 @@
 """The floor: a gRPC server of 8 threads behind the same mTLS, whose one method does nothing.
 
-    python -m tests.perf.noop CERTIFICATE_FOLDER
+python -m tests.perf.noop CERTIFICATE_FOLDER
 """
 
 import sys
@@ -8,8 +8,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agentkeys_runtime import tls13  # noqa: F401  # isort: split
+from agentkeys_runtime import tls13  # noqa: F401 - before grpc
 
+# isort: split
 import grpc
 
 from agentkeys_runtime.mtls import server_credentials
@@ -21,7 +22,7 @@ THREADS = 8
 
 def main(folder: Path) -> None:
     """Serve until the process is ended."""
-    call = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
+    call: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
     server = grpc.server(
         ThreadPoolExecutor(THREADS),
         handlers=[grpc.method_handlers_generic_handler(SERVICE, {"Call": call})],

@@ -60,9 +60,11 @@ class _Writer:
     STATEMENTS: Final = (
         "INSERT INTO registry_operators(operator_omni, identity_omni, wallet, wallet_epoch, nonce) VALUES (?,?,?,0,1)",
         "INSERT INTO registry_actors(actor_omni, operator_omni) VALUES (?,?)",
-        "INSERT INTO registry_devices(device_key_hash, operator_omni, actor_omni, address, label, generation, tier, roles,"
-        " registered_at, sequence, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash)"
-        " VALUES (?,?,?,?,?,?,?,?,?,1,?,?,?,?,?)",
+        (
+            "INSERT INTO registry_devices(device_key_hash, operator_omni, actor_omni, address, label, generation, tier,"
+            " roles, registered_at, sequence, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash)"
+            " VALUES (?,?,?,?,?,?,?,?,?,1,?,?,?,?,?)"
+        ),
         "INSERT INTO registry_scopes(operator_omni, actor_omni, service) VALUES (?,?,?)",
         "INSERT INTO objects(id, owner, class, service, issued, current, store) VALUES (?,?,?,?,1,1,?)",
         "INSERT INTO salts(object_id, salt, number, epoch, store) VALUES (?,?,1,?,?)",
@@ -83,11 +85,10 @@ class _Writer:
         master = DeviceKey.generate() if active else None
         address = os.urandom(20) if master is None else master.address
         public = k11.public
-        devices.append(
-            (keccak256(address), operator, operator, address, None, None, int(Tier.MASTER), int(ALL_ROLES), self._now)
-            + (public.credential_id_hash if active else os.urandom(32),)
-            + (public.x, public.y, public.rp_id_hash, public.origin_hash)
-        )
+        credential = public.credential_id_hash if active else os.urandom(32)
+        of_k11 = (credential, public.x, public.y, public.rp_id_hash, public.origin_hash)
+        standing: tuple[object, ...] = (None, None, int(Tier.MASTER), int(ALL_ROLES), self._now)
+        devices.append((keccak256(address), operator, operator, address, *standing, *of_k11))
         agents = []
         for number in range(AGENTS):
             label = f"agent-{number}"
@@ -95,10 +96,8 @@ class _Writer:
             key = DeviceKey.generate() if active else None
             address = os.urandom(20) if key is None else key.address
             actors.append((actor, operator))
-            devices.append(
-                (keccak256(address), operator, actor, address, label, 0, int(Tier.AGENT), int(Role.CAP_MINT), self._now)
-                + (None,) * 5
-            )
+            standing = (label, 0, int(Tier.AGENT), int(Role.CAP_MINT), self._now)
+            devices.append((keccak256(address), operator, actor, address, *standing, *(None,) * len(of_k11)))
             granted = tuple(service_name(entry) for entry in range(number * GRANTED, (number + 1) * GRANTED))
             memories = tuple(f"memory:note-{entry:02}" for entry in range(MEMORIES)) if active else ()
             scopes.extend((operator, actor, service) for service in granted + memories)

@@ -5,8 +5,8 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -36,7 +36,7 @@ def _cpu_s(process: int) -> float:
         return time.clock_gettime((~process << 3) | _SCHED_CLOCK)  # as clock_getcpuclockid(3) makes it: nanoseconds
     except OSError:
         times = psutil.Process(process).cpu_times()  # coarser: clock ticks
-        return times.user + times.system
+        return float(times.user + times.system)
 
 
 def rss_mib(process: int) -> float:
@@ -51,6 +51,17 @@ def pin(process: int, cores: set[int]) -> None:
             os.sched_setaffinity(int(thread.name), cores)
 
 
+@contextmanager
+def _on(cores: set[int] | None) -> Iterator[None]:
+    """Run this thread on these cores for a moment: a process that it starts inherits them, and so do all its threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or _CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class Running:
     """One process that said `ready ...` on its standard output. Stopped when the block ends."""
 
@@ -59,17 +70,12 @@ class Running:
     ) -> None:
         command = [sys.executable, "-m", module, *(str(word) for word in words)]
 
-        def settle() -> None:
-            if cores:
-                os.sched_setaffinity(0, cores)
-
-        with log.open("ab") as errors:
+        with log.open("ab") as errors, _on(cores):
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                preexec_fn=settle,
             )
         self._name, self._log = module, log
         self._rest = b""
