@@ -69,11 +69,15 @@ class Versions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedSalt:
-    """One salt that may still be released: its number within the object, its epoch, the cap digest of its store."""
+    """One salt that may still be released: its number within the object, its epoch, the cap digest of its store.
+
+    `expect` is the cap digest of the store that it was issued to replace, None for none.
+    """
 
     number: int
     epoch: int
     store: bytes
+    expect: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +139,7 @@ class Ledger(LedgerReader, Protocol):
         """The object's versions, and the open salt with these bytes if it was issued for that very object."""
         ...
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes) -> None:
+    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         ...
 

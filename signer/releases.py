@@ -7,7 +7,7 @@ from typing import Final
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpKind, OpResult
 from agentkeys_core.captoken import CapRequest
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ops import Effect
+from agentkeys_core.ops import Effect, ObjectClass
 from signer.admission import Admitted, Attempt, recheck
 from signer.journal import JournalLine, LineKind
 from signer.keyring import Keyring
@@ -105,7 +105,8 @@ def release_read(
     recheck(tx, admitted)
     request, ledger = admitted.request, tx.ledger
     known, issued = ledger.version(admitted.ref, salt)
-    newer = check_read(known, issued, epoch=epoch, holds=keyring.holds)
+    guarded = admitted.object_class is ObjectClass.CREDENTIALS
+    newer = check_read(known, issued, epoch=epoch, holds=keyring.holds, guarded=guarded)
     if newer and known is not None and issued is not None:
         ledger.make_current(known.object_id, issued)
     key = keyring.object_key(epoch, admitted.object_class, admitted.owner, request.service, salt)
@@ -128,7 +129,7 @@ def release_write(
     check_expect(ledger.versions(ref), expect)
     salt, epoch = secrets.token_bytes(SALT_LENGTH), tx.epoch
     key = keyring.object_key(epoch, ref.object_class, ref.owner, request.service, salt)
-    ledger.add_salt(ref, salt=salt, epoch=epoch, store=request.digest)
+    ledger.add_salt(ref, salt=salt, epoch=epoch, store=request.digest, expect=expect)
     row = record(tx, attempt, request, epoch=epoch, salt=salt)
     ledger.put_cap(
         CapRecord(

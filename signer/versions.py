@@ -29,10 +29,14 @@ def check_acknowledgement(
     return known.object_id, issued
 
 
-def check_read(known: Versions | None, issued: IssuedSalt | None, *, epoch: int, holds: Callable[[int], bool]) -> bool:
+def check_read(
+    known: Versions | None, issued: IssuedSalt | None, *, epoch: int, holds: Callable[[int], bool], guarded: bool
+) -> bool:
     """Whether releasing this read makes a newer store current.
 
     A salt is released only for the object that it was issued for, at its own epoch, and never below the current store.
+    Where replacing is `guarded` by K11, a newer store must have been issued to replace the current one: else a first
+    store that lost its race, and that K11 never approved, could supersede the winner (docs/adr/0007).
 
     Raises:
         KeyServiceError: version_not_current, epoch_not_held.
@@ -43,7 +47,10 @@ def check_read(known: Versions | None, issued: IssuedSalt | None, *, epoch: int,
         raise KeyServiceError(Reason.EPOCH_NOT_HELD, f"epoch {epoch} is not held")
     if issued.epoch != epoch:
         raise _not_current("the salt was issued at another epoch")
-    return issued.number > known.current
+    newer = issued.number > known.current
+    if newer and guarded and issued.expect != known.store:
+        raise _not_current("this store was not issued to replace the current one")
+    return newer
 
 
 def _not_current(detail: str) -> KeyServiceError:

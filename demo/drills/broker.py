@@ -55,12 +55,9 @@ def _swapped_reply_key(world: World) -> str:
 
 
 def _other_body(world: World) -> str:
-    body, other = (
-        StoreBody(blind=secrets.token_bytes(32), expect=None, value=value).encode() for value in (b"a", b"b")
-    )
-    name = world.fresh_name("altered")
-    captured = genuine(world.alice, Op.CRED_STORE, f"cred:{name}", body)
-    return present(world.stack, replace(captured, body=other))
+    body = StoreBody(blind=secrets.token_bytes(32), expect=None, value=b"what Alice stores")
+    captured = genuine(world.alice, Op.CRED_STORE, f"cred:{world.fresh_name('altered')}", body.encode())
+    return present(world.stack, replace(captured, body=replace(body, value=b"what came instead").encode()))
 
 
 def _own_certificate(world: World) -> str:
@@ -190,7 +187,7 @@ GROUP = Group(
         ),
         Drill(title="ending a freeze (Unfreeze)", expected="change_not_authorised", attempt=_unfreeze),
         Drill(
-            title="swallowing a revocation: it goes through a worker; then K1 co-signs for the revoked",
+            title="a revocation swallowed: it went by a worker; K1 co-signs for the revoked",
             expected="device_revoked",
             attempt=_swallowed_revocation,
         ),

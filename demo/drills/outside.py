@@ -135,7 +135,7 @@ GROUP = Group(
             attempt=_no_certificate,
         ),
         Drill(
-            title="a bearer token alone, at the signer",
+            title="a bearer token alone, at the signer: no certificate, no connection",
             expected="signer_unreachable",
             attempt=_bearer_at_the_signer,
         ),

@@ -164,7 +164,7 @@ GROUP = Group(
             attempt=_older_version,
         ),
         Drill(
-            title="a swapped value, encrypted under a genuine store: the reader's device sees it",
+            title="a swapped value under a genuine store: the reader's device sees it",
             expected="row_not_trusted, exit 6",
             attempt=_swapped_value,
         ),

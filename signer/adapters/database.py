@@ -39,7 +39,8 @@ CREATE TABLE objects(
   id INTEGER PRIMARY KEY, owner BLOB NOT NULL, class INTEGER NOT NULL, service TEXT NOT NULL,
   issued INTEGER NOT NULL, current INTEGER NOT NULL DEFAULT 0, store BLOB, UNIQUE(owner, class, service)) STRICT;
 CREATE TABLE salts(
-  object_id INTEGER NOT NULL, salt BLOB NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL, store BLOB NOT NULL,
+  object_id INTEGER NOT NULL, salt BLOB NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
+  store BLOB NOT NULL, expect BLOB,
   PRIMARY KEY(object_id, salt)) STRICT, WITHOUT ROWID;
 
 -- Audit chains: `heads.operator_id` is the id of the operator's own chain.

@@ -77,20 +77,20 @@ class SqlLedger:
     def version(self, ref: ObjectRef, salt: bytes) -> tuple[Versions | None, IssuedSalt | None]:
         """The object's versions, and the open salt with these bytes if it was issued for that very object."""
         found = self._conn.execute(
-            "SELECT o.id, o.issued, o.current, o.store, s.number, s.epoch, s.store FROM objects AS o"
+            "SELECT o.id, o.issued, o.current, o.store, s.number, s.epoch, s.store, s.expect FROM objects AS o"
             " LEFT JOIN salts AS s ON s.object_id = o.id AND s.salt = ?"
             " WHERE o.owner = ? AND o.class = ? AND o.service = ?",
             (salt, ref.owner, int(ref.object_class), ref.service),
         ).fetchone()
         if found is None:
             return None, None
-        object_id, issued, current, store, number, epoch, store_of_salt = found
+        object_id, issued, current, store, number, epoch, store_of_salt, expect = found
         versions = Versions(object_id=object_id, issued=issued, current=current, store=store)
         if number is None:
             return versions, None
-        return versions, IssuedSalt(number=number, epoch=epoch, store=store_of_salt)
+        return versions, IssuedSalt(number=number, epoch=epoch, store=store_of_salt, expect=expect)
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes) -> None:
+    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         found: tuple[int, int] = self._conn.execute(
             "INSERT INTO objects(owner, class, service, issued) VALUES (?, ?, ?, 1)"
@@ -99,8 +99,8 @@ class SqlLedger:
         ).fetchone()
         object_id, number = found
         self._conn.execute(
-            "INSERT INTO salts(object_id, salt, number, epoch, store) VALUES (?, ?, ?, ?, ?)",
-            (object_id, salt, number, epoch, store),
+            "INSERT INTO salts(object_id, salt, number, epoch, store, expect) VALUES (?, ?, ?, ?, ?, ?)",
+            (object_id, salt, number, epoch, store, expect),
         )
 
     def make_current(self, object_id: int, issued: IssuedSalt) -> None:

@@ -283,10 +283,10 @@ class _TxLedger(SqlLedger):
         _ = self._tx.conn  # the savepoint
         super().put_cap(record)
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes) -> None:
+    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         _ = self._tx.conn
-        super().add_salt(ref, salt=salt, epoch=epoch, store=store)
+        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect)
 
     def make_current(self, object_id: int, issued: IssuedSalt) -> None:
         """Make that store the current one, forget every older salt, and count the store as acknowledged."""

@@ -136,6 +136,7 @@ def test_an_older_registry_seals_the_signer(rolled: Town, tmp_path: Path) -> Non
     town.stack.stop("signer")
     shutil.copytree(town.stack.root / "signer", backup)
     town.stack.start("signer")
+    town.settle()
     eventually(lambda: fetch(town, agent) == "served")
     revoke_device(master.device, agent.key.key_hash)
     assert fetch(town, agent) == "device_revoked"

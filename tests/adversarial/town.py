@@ -179,6 +179,24 @@ class Town:
         headers = {"content-type": "application/json"}
         return self.web.post(self.stack.origin(service) + path, content=body, headers=headers)
 
+    def restart(self, *names: str) -> None:
+        """Stop and start parts, and wait until every part hears the registry again."""
+        self.stack.stop(*names)
+        self.stack.start(*names)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until broker and workers read the registry from the signer; a name nobody has is in no cache."""
+        for part in ("broker", "credentials", "audit"):
+            eventually(lambda part=part: self._reads(part))  # type: ignore[misc]
+
+    def _reads(self, part: str) -> bool:
+        path = f"/v1/registry/operators/{secrets.token_hex(32)}"
+        try:
+            return self.web.get(self.stack.origin(part) + path).is_success
+        except httpx.TransportError:
+            return False  # a connection that its server has closed meanwhile
+
     def ask_worker(self, asked: Asked, cap: Cap | None = None, *, worker: str = "credentials") -> httpx.Response:
         """Send a request to its worker, co-signed with the stolen K1 unless a cap is given."""
         cap = cap or cosign(self.stack, asked.cap)

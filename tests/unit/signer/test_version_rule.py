@@ -183,10 +183,23 @@ def test_reads_below_the_current_store_are_refused(known, issued, epoch, outcome
         return number < 3
 
     if isinstance(outcome, bool):
-        assert check_read(known, issued, epoch=epoch, holds=holds) is outcome
+        assert check_read(known, issued, epoch=epoch, holds=holds, guarded=False) is outcome
     else:
         with refused(outcome):
-            check_read(known, issued, epoch=epoch, holds=holds)
+            check_read(known, issued, epoch=epoch, holds=holds, guarded=False)
+
+
+@pytest.mark.parametrize(
+    ("number", "expect", "outcome"),
+    [(4, KNOWN.store, True), (4, None, "version_not_current"), (4, b"x" * 32, "version_not_current"), (3, None, False)],
+)
+def test_guarded_store_is_superseded_only_by_one_issued_to_replace_it(number, expect, outcome):
+    issued = IssuedSalt(number=number, epoch=1, store=b"d" * 32, expect=expect)
+    if isinstance(outcome, bool):
+        assert check_read(KNOWN, issued, epoch=1, holds=lambda _: True, guarded=True) is outcome
+    else:
+        with refused(outcome):
+            check_read(KNOWN, issued, epoch=1, holds=lambda _: True, guarded=True)
 
 
 @pytest.mark.parametrize(
