@@ -14,9 +14,9 @@ _GREEN, _RED, _BOLD, _DIM = "32", "31", "1", "2"
 class Screen:
     """Prints steps and attempts as they end, and counts what went wrong."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        self._out = out
-        self._is_terminal = out.isatty()
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        self._is_terminal = self._out.isatty()
         self._colour = self._is_terminal and "NO_COLOR" not in os.environ
         self.failed = 0
         self.attempts = 0

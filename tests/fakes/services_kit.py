@@ -65,9 +65,7 @@ class InProcessSigner(SignerClient):
         self, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes | None = None
     ) -> ReleasedKey:
         def work() -> ReleasedKey:
-            found = self._world.service.derive_cred_kek(
-                self._caller, cap, epoch=epoch, salt=salt, expect=expect or b""
-            )
+            found = self._world.service.derive_cred_kek(self._caller, cap, epoch=epoch, salt=salt, expect=expect or b"")
             return ReleasedKey(
                 key=found.key, commitment=found.commitment, salt=found.salt, epoch=found.epoch, row=found.row
             )
@@ -173,7 +171,7 @@ class Services:
         self.service = self.new_service()
 
     def _late(self, op: Op) -> Callable[[Admitted], Outcome]:
-        return lambda admitted: object_operations(self.service)[op](admitted)
+        return object_operations(self.service)[op]
 
     def admission(self, worker_class: WorkerClass = WorkerClass.CREDENTIALS) -> Admission:
         return Admission(
