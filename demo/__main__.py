@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import os
 import secrets
 import signal
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from demo.drills import GROUPS
 from demo.process import StackError
-from demo.screen import Screen
+from demo.screen import Screen, size
 from demo.stack import fresh
 from demo.steps import MAIN_JOB
 from demo.up import usage
@@ -83,7 +84,7 @@ def demonstrate(value: bytes, source: str) -> int:
     """Run the main job and every attack; 0 when each step succeeded and each attempt was refused as it must be."""
     screen, started, root = Screen(), time.monotonic(), _BUILD / "demo"
     screen.say(f"AgentKeys: real processes on 127.0.0.1, everything in {root}/")
-    screen.say(f"The credential: {source}, {len(value):,} bytes")
+    screen.say(f"The credential: {source}, {size(len(value))}")
     with world_in(root, value) as world:
         screen.heading("The main job")
         for title, step in (*DEPLOYMENT, *PEOPLE, *MAIN_JOB):
@@ -129,6 +130,9 @@ def main() -> int:
         return 2
     except StackError as exc:
         print(f"demo: {exc}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # nobody reads on; every process has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("\ndemo: interrupted; every process has ended", file=sys.stderr)

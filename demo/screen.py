@@ -11,6 +11,11 @@ _ATTEMPT_WIDTH = 72
 _GREEN, _RED, _BOLD, _DIM = "32", "31", "1", "2"
 
 
+def size(count: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{count:,} byte{'' if count == 1 else 's'}"
+
+
 class Screen:
     """Prints steps and attempts as they end, and counts what went wrong."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from agentkeys_core.encoding import b64u_encode
 from demo.people import Person, names_of
 from demo.process import StackError
+from demo.screen import size
 from demo.world import GRANTED, WITHHELD, Step, World
 
 _SLICE = 16
@@ -34,7 +35,7 @@ def _refused(person: Person, *words: str, reason: str, code: int) -> str:
 def agent_fetches(world: World) -> str:
     """The agent gets the very bytes."""
     _check(_fetched(world) == world.value, "the agent got other bytes than the master stored")
-    return f"{len(world.value):,} bytes, byte for byte what the master stored"
+    return f"{size(len(world.value))}, byte for byte what the master stored"
 
 
 def object_at_rest(world: World) -> str:
@@ -47,8 +48,8 @@ def object_at_rest(world: World) -> str:
         _check(not any(part in seen for part in slices), "the object holds a part of the value")
     searched = "neither the value nor any 16 bytes of it" if len(world.value) >= _SLICE else "the value is not in it"
     if len(world.value) < _TELLING:
-        searched = f"a value of {len(world.value)} bytes is too short to search for"
-    return f"{len(data):,} bytes of ciphertext, {data[:_SHOWN].hex(' ')} …; {searched}"
+        searched = f"a value of {size(len(world.value))} is too short to search for"
+    return f"{size(len(data))} of ciphertext, {data[:_SHOWN].hex(' ')} …; {searched}"
 
 
 def outside_scope(world: World) -> str:

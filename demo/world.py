@@ -11,6 +11,7 @@ from demo import people
 from demo.people import Person
 from demo.process import StackError
 from demo.proxy import Detour
+from demo.screen import size
 from demo.stack import Stack
 
 #: The credential that the agent may use, and one that it may not.
@@ -104,7 +105,7 @@ class World:
         """Both of Alice's credentials."""
         self.alice.must("cred", "put", GRANTED, stdin=self.value)
         self.alice.must("cred", "put", WITHHELD, stdin=self.withheld)
-        return f"{GRANTED} ({len(self.value):,} bytes) and {WITHHELD}, each with a signed audit row"
+        return f"{GRANTED} ({size(len(self.value))}) and {WITHHELD}, each with a signed audit row"
 
     def pair_agent(self) -> str:
         """The agent, with a scope of one credential."""

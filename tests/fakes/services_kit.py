@@ -171,7 +171,10 @@ class Services:
         self.service = self.new_service()
 
     def _late(self, op: Op) -> Callable[[Admitted], Outcome]:
-        return object_operations(self.service)[op]
+        def ask(admitted: Admitted) -> Outcome:
+            return object_operations(self.service)[op](admitted)  # of the service as it is then: it may have restarted
+
+        return ask
 
     def admission(self, worker_class: WorkerClass = WorkerClass.CREDENTIALS) -> Admission:
         return Admission(

@@ -31,6 +31,7 @@ def main() -> int:
     options = parser.parse_args()
     wanted = frozenset(options.only or KEYS)
     os.sched_setaffinity(0, {LOAD_CORE})
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are read, as in an installed signer
     BUILD.mkdir(exist_ok=True)
     since = time.monotonic()
     # Below build/, not /tmp: the signer's commits wait for a real disk.
