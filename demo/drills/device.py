@@ -84,6 +84,15 @@ def _master_without_k11(world: World) -> str:
     return present_forged(world.stack, compose(world.stack, world.alice.key, world.alice.who, Op.CRED_FETCH, _SERVICE))
 
 
+def _master_overwrites(world: World) -> str:
+    with world.alice.opened() as device:
+        current = credentials.current_store(device, GRANTED)
+    body = StoreBody(blind=bytes(32), expect=current, value=b"planted").encode()
+    return present_forged(
+        world.stack, compose(world.stack, world.alice.key, world.alice.who, Op.CRED_STORE, _SERVICE, body)
+    )
+
+
 def _master_with_foreign_k11(world: World) -> str:
     thief = Thief()
     forged = compose(
@@ -149,6 +158,7 @@ GROUP = Group(
             attempt=_revoked,
         ),
         Drill(title="a master's K10 without its K11: read", expected="k11_required", attempt=_master_without_k11),
+        Drill(title="a master's K10 without its K11: overwrite", expected="k11_required", attempt=_master_overwrites),
         Drill(
             title="a master's K10 with somebody else's K11: read",
             expected="k11_invalid",

@@ -130,7 +130,7 @@ def test_an_older_registry_seals_the_signer(rolled: Town, tmp_path: Path) -> Non
     town = rolled
     master = town.master()
     put(master.device, "openrouter", b"x")
-    agent = town.agent(master, OPENROUTER)
+    agent = town.agent(master, OPENROUTER, "cred:other")
     version = town.store(master, "cred:other", b"x")
     backup = tmp_path / "backup"
     town.stack.stop("signer")
@@ -140,6 +140,7 @@ def test_an_older_registry_seals_the_signer(rolled: Town, tmp_path: Path) -> Non
     eventually(lambda: fetch(town, agent) == "served")
     revoke_device(master.device, agent.key.key_hash)
     assert fetch(town, agent) == "device_revoked"
+    time.sleep(2.0)  # two beats of the stream: every follower holds the new head now
 
     town.stack.stop("signer")
     restore(town, backup, also_stamp=False)
