@@ -23,6 +23,7 @@ from demo.world import DEPLOYMENT, PEOPLE, World
 MAX_CREDENTIAL_BYTES = 64 * 1024
 _BUILD = Path("build")
 _INTERRUPTED = 130
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class UsageError(Exception):
@@ -68,14 +69,14 @@ def world_in(root: Path, value: bytes) -> Iterator[World]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    for number in _ENDINGS:  # SIGINT too: a shell that starts us in the background lets us ignore it
+        signal.signal(number, interrupt)
     with only_run(root):
         world = World(root=fresh(root), value=value)
         try:
             yield world
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in _ENDINGS:
                 signal.signal(number, signal.SIG_IGN)  # nothing cuts the cleaning up short
             world.close()
 

@@ -39,7 +39,8 @@ Pair an agent, and read as the agent:
   {agent} pair --operator {_operator(alice)} {profile} --out {root}/agent.offer
   {command} agent add {root}/agent.offer --label research --service cred:openrouter
   {agent} cred get openrouter
-  {command} freeze
+  {command} freeze        # the agent is refused from now on
+  {command} unfreeze
 
 The HTTPS edges (each has /openapi.json):
   {curl} {stack.origin("broker")}/healthz
