@@ -1,5 +1,6 @@
 """The exceptions of the promise, and the residual risks as far as a test can show where each of them ends."""
 
+import re
 from pathlib import Path
 
 import grpc
@@ -84,3 +85,14 @@ def test_the_residual_risks_stand_where_users_read_them() -> None:
         text = " ".join((root / name).read_text().lower().split())
         missing = [word for word in words if word not in text]
         assert not missing, name
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    model = (root / "docs" / "threat-model.md").read_text()
+    named = set(re.findall(r"\btest_[a-z_]{8,}[a-z]\b(?!\.py|…)", model))
+    files = [path.read_text() for path in (root / "tests").rglob("test_*.py")]
+    assert len(named) > 25
+    assert not [name for name in sorted(named) if not any(f"def {name}(" in text for text in files)]
+    parts = set(re.findall(r"`((?:signer|worker|broker|device|agentkeys_\w+)/[\w/]+\.py)", model))
+    assert not [name for name in sorted(parts) if not (root / name).exists()]

@@ -1,0 +1,13 @@
+"""One deployment of real processes for the tests that leave it as they found it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.adversarial.town import Town, town_in
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with town_in(tmp_path_factory.mktemp("town") / "stack") as made:
+        yield made
