@@ -232,14 +232,15 @@ def test_a_value_that_it_swaps_is_noticed_by_whoever_reads_it(town: Town, master
 
 
 def test_an_honest_worker_asks_the_signer_nothing_that_it_would_refuse_itself(town: Town, agent: Member) -> None:
-    """Refusals of the worker leave no trace in the signer's journal: no call was made."""
+    """Refusals of the worker leave no trace at the signer, which says each of its own refusals: no call was made."""
     caps = [
         agent.cap(Op.CRED_FETCH, "cred:not-granted"),
         agent.cap(Op.CRED_FETCH, OPENROUTER, age_s=400),
         agent.cap(Op.CRED_FETCH, OPENROUTER, signer=DeviceKey.generate()),
         replace(agent.cap(Op.CRED_FETCH, OPENROUTER), cosign=bytes(64)),
     ]
-    before = len(town.journal())
+    log = town.stack.root / "logs" / "signer.log"
+    before = log.read_text().count("/DeriveCredKek")
     asked = agent.asked(Op.CRED_FETCH, OPENROUTER)
     refused = [reason_of(town.ask_worker(asked, cap)) for cap in caps]
     assert refused == [
@@ -248,7 +249,9 @@ def test_an_honest_worker_asks_the_signer_nothing_that_it_would_refuse_itself(to
         "device_signature_invalid",
         "broker_signature_invalid",
     ]
-    assert len(town.journal()) == before
+    assert log.read_text().count("/DeriveCredKek") == before
+    assert reason(partial(town.signer().derive_cred_kek, caps[0].encode(), epoch=1, salt=bytes(32))) == refused[0]
+    assert log.read_text().count("/DeriveCredKek") == before + 1
 
 
 def test_it_does_not_hold_the_brokers_key(town: Town) -> None:
