@@ -1,7 +1,7 @@
 # Everything happens in this checkout: environment in .venv, caches in .cache, results in build.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check bench gen gen-check lock format mutation clean
+.PHONY: help venv demo up test check bench services gen gen-check lock format mutation clean
 
 # The first of these that really runs and is new enough; `make PYTHON=…` takes another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -49,6 +49,9 @@ check: $(VENV)/.ready ## lint, types, import rules, generated code
 	$(BIN)/lint-imports --cache-dir .cache/import_linter
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python tools/check_tree.py
+
+services: $(VENV)/.ready ## install the real servers and foreign clients that some tests run against (needs go and npm)
+	@$(BIN)/python tools/services.py $(ARGS)
 
 bench: $(VENV)/.ready ## measure each figure of docs/bench.md as a ratio of this very run; writes build/bench.json
 	@$(BIN)/python -m tests.perf.bench

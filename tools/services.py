@@ -1,0 +1,109 @@
+"""Installs the real servers and foreign clients that some tests run against, below .cache/services of this checkout.
+
+Nothing is installed outside the checkout and nothing needs root. What is there already, in the wanted version, stays.
+Where a program that an installation needs is missing, its name is said and the exit code is 1; the others are
+installed all the same.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".cache" / "services"
+
+
+class MissingProgramError(Exception):
+    """An installation needs a program that this machine does not have; the text names it and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One thing to install: `install` fills an empty folder; `program` (relative to it) then exists."""
+
+    name: str
+    version: str
+    program: str
+    install: Callable[[Path], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where this version lives."""
+        return HOME / f"{self.name}-{self.version}"
+
+    @property
+    def path(self) -> Path:
+        """The program, whether it is there or not."""
+        return self.folder / self.program
+
+
+def needed(program: str, why: str) -> str:
+    """Path of a program of this machine. Raises MissingProgramError."""
+    found = shutil.which(program)
+    if found is None:
+        raise MissingProgramError(f"{program} is not installed; {why}")
+    return found
+
+
+def run(command: list[str], folder: Path, **env: str) -> None:
+    """Run one installation step, quiet unless it fails; what it caches stays in the checkout."""
+    cache = HOME / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = {**os.environ, "HOME": str(cache), **env}
+    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
+        raise subprocess.CalledProcessError(done.returncode, command)
+
+
+MINIO = "v0.0.0-20260212201848-7aac2a2c5b7c"
+
+
+def _install_minio(folder: Path) -> None:
+    """Build MinIO from its own source, through Go's module proxy and checksum database."""
+    go = needed("go", "MinIO, the S3 server of the cloud session tests, is built from its source (Go 1.24 or newer)")
+    cache = HOME / "cache"
+    places = {"GOPATH": str(cache / "go"), "GOCACHE": str(cache / "go-build"), "GOBIN": str(folder)}
+    build = [go, "install", "-modcacherw", "-ldflags=-s -w", f"github.com/minio/minio@{MINIO}"]
+    run(build, folder, **places)
+
+
+SERVICES = {
+    service.name: service
+    for service in (Service(name="minio", version=MINIO, program="minio", install=_install_minio),)
+}
+
+
+def install(service: Service) -> bool:
+    """Have `service` in its folder, whole or not at all; False where a program that it needs is missing."""
+    if service.path.exists():
+        return True
+    print(f"installing {service.name} {service.version}", flush=True)
+    fresh = service.folder.with_name(service.folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        service.install(fresh)
+    except MissingProgramError as error:
+        print(f"  not installed: {error}", file=sys.stderr)
+        return False
+    fresh.rename(service.folder)
+    return True
+
+
+def main() -> None:
+    """Install what is named, by default everything."""
+    names = sys.argv[1:] or list(SERVICES)
+    if unknown := sorted(set(names) - set(SERVICES)):
+        sys.exit(f"no such service: {', '.join(unknown)}; there are: {', '.join(SERVICES)}")
+    missing = [name for name in names if not install(SERVICES[name])]
+    shutil.rmtree(HOME / "cache", ignore_errors=True)  # gigabytes that only a new version would need
+    sys.exit(1 if missing else 0)
+
+
+if __name__ == "__main__":
+    main()
