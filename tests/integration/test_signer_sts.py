@@ -69,7 +69,7 @@ def ask(channel: Any, cap: Any, arn: Any = ARN) -> Any:
 def test_a_session_opens_exactly_the_object_and_verb_of_its_cap(
     signer: Any, endpoint: Any, user: Any, op: Any, verb: Any
 ) -> None:
-    cap = user.cap(op, "cred:cloud", touch=op is not Op.CRED_STORE)
+    cap = user.cap(op, f"cred:{op}", touch=op is not Op.CRED_STORE)
     with signer.channel("worker") as channel:
         found = ask(channel, cap)
     granted = endpoint.granted[-1]
@@ -77,7 +77,7 @@ def test_a_session_opens_exactly_the_object_and_verb_of_its_cap(
     assert granted["session"] == digest.hex()
     assert granted["claims"]["sub"] == user.person.operator.hex()
     assert granted["statement"]["Action"] == [verb]
-    path = f"arn:aws:s3:::keys-bucket/bots/{user.person.operator.hex()}/credentials/cloud.enc"
+    path = f"arn:aws:s3:::keys-bucket/bots/{user.person.operator.hex()}/credentials/{op}.enc"
     assert granted["statement"]["Resource"] == [path]
     assert (found.access_key_id, found.session_token) == ("AKIDEXAMPLE", "token-of-the-session")
     assert 0 < found.expires_at - time.time() <= 900
