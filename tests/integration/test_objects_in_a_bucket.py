@@ -1,18 +1,31 @@
 """Store, fetch, list and delete by a real device, with the objects in a real object store behind cloud sessions."""
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.ops import HOLD_S
 from device.audit_trail import export_own
 from device.credentials import get, listed, put, remove
-from tests.adversarial.town import OPENROUTER, Town, reason, town_in
+from device.errors import DeviceError
+from tests.adversarial.town import OPENROUTER, Member, Town, eventually, reason, town_in
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with town_in(tmp_path_factory.mktemp("bucket") / "stack", bucket=True) as made:
         yield made
+
+
+def stored_again(master: Member, value: bytes) -> bool:
+    try:
+        put(master.device, "openrouter", value)
+    except (DeviceError, KeyServiceError):
+        return False
+    return True
 
 
 def test_store_fetch_list_replace_delete(town: Town) -> None:
@@ -30,3 +43,47 @@ def test_store_fetch_list_replace_delete(town: Town) -> None:
     assert get(master.device, "openrouter").value == b"third"
     _, verdict = export_own(master.device)
     assert verdict.ok
+
+
+@pytest.mark.parametrize("part", ["credentials", "signer"])
+def test_old_or_new_whatever_is_killed(town: Town, part: str) -> None:
+    """The worker dies inside a store; its object is free again once the hold of its session is over."""
+    master = town.master()
+    put(master.device, "openrouter", b"old")
+
+    def pull_the_plug() -> None:
+        time.sleep(0.08)  # a store takes about this long from the broker's answer to the worker's
+        town.stack.services[part].kill()
+        town.stack.services[part].start()
+
+    killer = threading.Thread(target=pull_the_plug)
+    killer.start()
+    done = stored_again(master, b"new")
+    killer.join()
+    town.settle()
+    assert get(master.device, "openrouter").value in ({b"new"} if done else {b"old", b"new"})
+    eventually(lambda: stored_again(master, b"newest"), limit_s=2 * HOLD_S)
+    assert get(master.device, "openrouter").value == b"newest"
+    _, verdict = export_own(master.device)
+    assert verdict.ok
+
+
+def test_nothing_of_the_worker_lies_on_its_disk(town: Town) -> None:
+    master = town.master()
+    put(master.device, "openrouter", b"value")
+    assert not (town.stack.root / "objects").exists()
+
+
+def test_without_the_object_store_nothing_is_done_and_all_is_named(town: Town) -> None:
+    master = town.master()
+    put(master.device, "openrouter", b"value")
+    server = town.stack.minio  # type: ignore[attr-defined]
+    server.stop()
+    try:
+        assert reason(lambda: get(master.device, "openrouter")) == "sts_unreachable"
+        assert reason(lambda: put(master.device, "another", b"value")) == "sts_unreachable"
+        assert [name for name, _ in listed(master.device)] == ["openrouter"]
+    finally:
+        server.start()
+    assert get(master.device, "openrouter").value == b"value"
+    put(master.device, "another", b"value")
