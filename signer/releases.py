@@ -101,7 +101,7 @@ def release_read(
     """The key of the version that this salt names; a version newer than the current one becomes current.
 
     Raises:
-        KeyServiceError: stale_epoch, version_not_current, epoch_not_held, sealed.
+        KeyServiceError: stale_epoch, version_not_current, overloaded, epoch_not_held, sealed.
     """
     recheck(tx, admitted)
     request, ledger = admitted.request, tx.ledger
@@ -109,6 +109,8 @@ def release_read(
     guarded = admitted.object_class is ObjectClass.CREDENTIALS
     newer = check_read(known, issued, epoch=epoch, holds=keyring.holds, guarded=guarded)
     if newer and known is not None and issued is not None:
+        # A store under way expects what is current now; superseded, it would be refused after it was written.
+        check_free(ledger.hold(admitted.ref), issued.store, now=tx.at)
         ledger.make_current(known.object_id, issued)
     key = keyring.object_key(epoch, admitted.object_class, admitted.owner, request.service, salt)
     row = record(tx, attempt, request, epoch=epoch, salt=salt)

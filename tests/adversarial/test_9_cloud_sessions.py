@@ -10,14 +10,12 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from defusedxml.ElementTree import fromstring
 from minio import Minio
 from minio.credentials.providers import AssumeRoleProvider
 from minio.error import S3Error
@@ -35,6 +33,7 @@ from signer.clock import SystemClock
 from signer.keyring import Keyring
 from signer.tokens import VERBS, session_policy, web_identity_token
 from signer.vault import Vault
+from tests.adversarial.sessions import VERB, client_of, delete, exchange, read, refused, write
 from tests.adversarial.town import Member, Town, eventually, reason, town_in
 from tests.minio import AUDIENCE, BUCKET, OTHER_BUCKET, MinioServer, claims_of
 
@@ -49,8 +48,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 
 @pytest.fixture(scope="module")
 def store(town: Town) -> MinioServer:
-    assert isinstance(town.stack.minio, MinioServer)  # type: ignore[attr-defined]
-    return town.stack.minio  # type: ignore[attr-defined,no-any-return]
+    assert town.stack.minio is not None
+    return town.stack.minio
 
 
 @pytest.fixture(scope="module")
@@ -90,31 +89,6 @@ def session(town: Town, store: MinioServer, member: Member, op: Op, name: str) -
 
 def opened(store: MinioServer, found: CloudSession) -> Minio:
     return store.client(found.access_key_id, found.secret_access_key, found.session_token)
-
-
-def read(client: Minio, path: str, bucket: str = BUCKET) -> bytes:
-    response = client.get_object(bucket, path)
-    with closing(response):
-        data = bytes(response.read())
-        response.release_conn()
-        return data
-
-
-def write(client: Minio, path: str, bucket: str = BUCKET) -> None:
-    client.put_object(bucket, path, io.BytesIO(b"overwritten"), 11)
-
-
-def delete(client: Minio, path: str, bucket: str = BUCKET) -> None:
-    client.remove_object(bucket, path)
-
-
-VERB: dict[Effect, Callable[..., Any]] = {Effect.READ: read, Effect.WRITE: write, Effect.DELETE: delete}
-
-
-def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(S3Error) as caught:
-        call()
-    return str(caught.value.code)
 
 
 @pytest.mark.parametrize("effect", [Effect.READ, Effect.WRITE, Effect.DELETE])
@@ -209,20 +183,6 @@ def test_without_a_session_the_bucket_is_closed(store: MinioServer, alice: Membe
 
 
 # Tokens: each is tried at the object store itself, as somebody who stole or made it would.
-
-
-def exchange(store: MinioServer, token: str, **changed: str) -> httpx.Response:
-    """Ask for a session without any policy of its own: the widest that the role allows."""
-    form = {
-        "Action": "AssumeRoleWithWebIdentity",
-        "RoleArn": store.role_arn,
-        "RoleSessionName": "thief",
-        "Version": "2011-06-15",
-        "DurationSeconds": "900",
-        "WebIdentityToken": token,
-    } | changed
-    with httpx.Client(verify=ssl.create_default_context(cafile=str(store.ca)), trust_env=False) as client:
-        return client.post(store.url + "/", data={name: value for name, value in form.items() if value})
 
 
 def token_of(keyring: Keyring, owner: bytes, *, issuer: str, **changed: Any) -> str:
@@ -394,9 +354,3 @@ def test_what_the_store_says_of_a_refusal_is_named_and_quotes_nothing(
         assert caught.value.detail.startswith("HTTP status 4")
         assert "no code" not in caught.value.detail
         assert given not in caught.value.detail
-
-
-def client_of(store: MinioServer, answer: httpx.Response) -> Minio:
-    assert answer.status_code == 200, answer.text
-    found = {element.tag.partition("}")[2]: element.text for element in fromstring(answer.content).iter()}
-    return store.client(found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"])

@@ -184,7 +184,7 @@ class Version:
 class Town:
     """A running stack and what tests do with it. Channels and clients live as long as the town."""
 
-    stack: Stack
+    stack: QuickStack
     _open: ExitStack = field(default_factory=ExitStack)
     _clients: dict[str, SignerClient] = field(default_factory=dict)
     _count: int = 0

@@ -4,6 +4,8 @@ Sessions here are MinIO's own, of a user who may do everything: which session op
 tests/adversarial/test_9_cloud_sessions.py.
 """
 
+import io
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -40,23 +42,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
         yield made
 
 
+def session_of(store: MinioServer, **given: str) -> StsSession:
+    """A session of the host's own user."""
+    found = AssumeRoleProvider(
+        sts_endpoint=store.url,
+        access_key=store.root,
+        secret_key=store.password,
+        region=REGION,
+        http_client=store._http(),
+        **given,  # type: ignore[arg-type]
+    ).retrieve()
+    return StsSession(
+        access_key_id=found.access_key,
+        secret_access_key=found.secret_key,
+        session_token=found.session_token or "",
+        expires_at=1,
+    )
+
+
 class Exchange:
     """Sessions of a user who may do everything."""
 
     def __init__(self, store: MinioServer) -> None:
-        found = AssumeRoleProvider(
-            sts_endpoint=store.url,
-            access_key=store.root,
-            secret_key=store.password,
-            region=REGION,
-            http_client=store._http(),
-        ).retrieve()
-        self.session = StsSession(
-            access_key_id=found.access_key,
-            secret_access_key=found.secret_key,
-            session_token=found.session_token or "",
-            expires_at=1,
-        )
+        self.session = session_of(store)
 
     def assume_role(self, **_asked: str) -> StsSession:
         return self.session
@@ -87,8 +95,6 @@ def in_bucket(store: MinioServer, services: Services) -> bytes | None:
 
 
 def put_in_bucket(store: MinioServer, services: Services, data: bytes) -> None:
-    import io
-
     store.owner.put_object(BUCKET, path_of(services), io.BytesIO(data), len(data))
 
 
@@ -322,6 +328,18 @@ def test_a_refusal_that_says_nothing_of_the_object_is_no_missing_object(services
         expires_at=1,
     )
     assert services.send(services.fetch()).reason == "object_store_unavailable"
+
+
+def test_an_object_that_the_session_may_not_know_of_counts_as_missing(services: Services, store: MinioServer) -> None:
+    """AWS answers so for every missing object: who may not list is not told."""
+    stored(services)
+    elsewhere = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{BUCKET}/elsewhere"]}
+    found = services.world.exchange
+    assert isinstance(found, Exchange)
+    found.session = session_of(store, policy=json.dumps({"Version": "2012-10-17", "Statement": [elsewhere]}))
+    answered = services.send(services.fetch())
+    assert (answered.status, answered.reason) == (404, "object_not_found")
+    assert result_of(answered) is OpResult.FAILURE
 
 
 def test_what_would_outlast_its_hold_is_not_begun(services: Services, store: MinioServer) -> None:

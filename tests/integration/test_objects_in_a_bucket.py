@@ -77,7 +77,8 @@ def test_nothing_of_the_worker_lies_on_its_disk(town: Town) -> None:
 def test_without_the_object_store_nothing_is_done_and_all_is_named(town: Town) -> None:
     master = town.master()
     put(master.device, "openrouter", b"value")
-    server = town.stack.minio  # type: ignore[attr-defined]
+    server = town.stack.minio
+    assert server is not None
     server.stop()
     try:
         assert reason(lambda: get(master.device, "openrouter")) == "sts_unreachable"

@@ -122,7 +122,14 @@ def xml(text: Any, **changes: Any) -> Any:
 
 
 BOMB = b'<!DOCTYPE x [<!ENTITY a "b"><!ENTITY c "&a;&a;">]><x>&c;</x>'
+REFUSAL = (
+    '<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Code>%s</Code></Error></ErrorResponse>'
+)
 NONSENSE = {
+    "a code that quotes": lambda: (403, (REFUSAL % "a token").encode()),
+    "a code for ever": lambda: (403, (REFUSAL % ("A" * 65)).encode()),
+    "a refusal that is no xml": lambda: (403, b"a token"),
+    "a refusal with entities": lambda: (403, BOMB),
     "status": lambda: (302, b""),
     "empty": lambda: (200, b""),
     "text": lambda: (200, b"hello"),

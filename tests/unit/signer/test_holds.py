@@ -143,6 +143,29 @@ def test_somebody_elses_outcome_ends_no_hold(world: World) -> None:
         session(world, world.cap(Op.CRED_STORE, NAME, touch=True))
 
 
+def test_a_read_supersedes_nothing_that_a_store_under_way_expects(world: World) -> None:
+    """Else the store under way would be refused after it has overwritten what the read made current."""
+    unacknowledged = world.cap(Op.CRED_STORE, NAME)
+    session(world, unacknowledged)
+    written = world.derive(unacknowledged)
+    world.clock.forward(HOLD_S + 1)
+    under_way = world.cap(Op.CRED_STORE, NAME)
+    session(world, under_way)
+    world.derive(under_way)
+    with refused("overloaded"):
+        world.fetch(written)
+    world.ack(under_way)
+    assert current(world) == digest_of(under_way)
+
+
+def test_a_read_makes_a_store_current_that_was_not_acknowledged(world: World) -> None:
+    cap = world.cap(Op.CRED_STORE, NAME)
+    session(world, cap)
+    written = world.derive(cap)
+    world.fetch(written)
+    assert current(world) == digest_of(cap)
+
+
 def deleted(world: World) -> bytes:
     cap = world.cap(Op.CRED_DELETE, NAME)
     world.ack(cap)
