@@ -1,11 +1,15 @@
 """Cloud sessions against an STS endpoint that verifies everything, and against ones that answer nonsense."""
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 from cryptography.x509 import DNSName
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.audit import AuditRow
@@ -156,6 +160,25 @@ def test_nonsense_is_a_named_refusal(endpoint: Any, kind: Any) -> None:
     assert caught.value.reason is Reason.STS_UNREACHABLE
     assert "secret-of" not in caught.value.detail
     assert "a token" not in caught.value.detail
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    status=st.sampled_from([200, 400, 403, 500]),
+    answer=st.binary(max_size=300) | st.text(max_size=80).map(lambda text: (REFUSAL % escape(text)).encode()),
+)
+def test_whatever_an_endpoint_answers_is_a_named_refusal_in_its_own_words_or_none(
+    endpoint: Any, status: Any, answer: Any
+) -> None:
+    client = StsClient(endpoint=endpoint.url, ca=endpoint.folder / "tls" / "ca.pem", clock=SystemClock())
+    endpoint.answer = lambda: (status, answer)
+    try:
+        with pytest.raises(KeyServiceError) as caught:
+            client.assume_role(role_arn=ARN, session_name="ab", token="a token", policy="{}")
+    finally:
+        endpoint.answer = None
+    assert caught.value.reason is Reason.STS_UNREACHABLE
+    assert re.fullmatch(r"HTTP status \d{3}, (no code|[A-Za-z]{1,64})|the answer [a-zA-Z ]+", caught.value.detail)
 
 
 @pytest.mark.parametrize("url", ["https://localhost:1", "http://127.0.0.1:1"])
