@@ -3,11 +3,16 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
+from agentkeys_core.bodies import StoreBody
 from agentkeys_core.errors import KeyServiceError
-from agentkeys_core.ops import HOLD_S
+from agentkeys_core.ops import HOLD_S, Op
+from demo.attacker import Asked, cosign
+from demo.process import Service, free_port, program
 from device.audit_trail import export_own
 from device.credentials import get, listed, put, remove
 from device.errors import DeviceError
@@ -43,6 +48,47 @@ def test_store_fetch_list_replace_delete(town: Town) -> None:
     assert get(master.device, "openrouter").value == b"third"
     _, verdict = export_own(master.device)
     assert verdict.ok
+
+
+@pytest.fixture(scope="module")
+def replica(town: Town) -> Iterator[str]:
+    """A second worker on the same bucket; it shares nothing with the first but the signer."""
+    stack, port = town.stack, free_port()
+    config = stack.root / "replica.toml"
+    config.write_text(stack.config("credentials").read_text().replace(f":{stack.ports['credentials']}", f":{port}"))
+    command = [*program("worker"), "serve", "--config", str(config)]
+    service = Service(name="replica", command=command, log=stack.root / "logs" / "replica.log")
+    service.start()
+    try:
+        yield f"https://127.0.0.1:{port}"
+    finally:
+        service.stop()
+
+
+def stored_at(town: Town, origin: str, asked: Asked) -> httpx.Response:
+    """Bring a store to the worker at that origin, co-signed."""
+    content = asked.http(cosign(town.stack, asked.cap))
+    return town.web.post(
+        f"{origin}/v1/credentials/store", content=content, headers={"content-type": "application/json"}
+    )
+
+
+@pytest.mark.parametrize("name", ["contested", "contended", "disputed"])
+def test_of_stores_at_once_through_two_workers_one_counts_and_is_what_lies_there(
+    town: Town, replica: str, name: str
+) -> None:
+    master, expect = town.master(), None
+    origins = [town.stack.origin("credentials"), replica] * 3
+    for replacing in (False, True):
+        bodies = [StoreBody(blind=bytes(32), expect=expect, value=bytes([number + 1])) for number in range(6)]
+        asked = [master.asked(Op.CRED_STORE, f"cred:{name}", body.encode(), k11=replacing) for body in bodies]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            answers = list(pool.map(stored_at, [town] * len(asked), origins, asked))
+        (winner,) = (number for number, answer in enumerate(answers) if answer.is_success)
+        refusals = {answer.json()["reason"] for answer in answers if not answer.is_success}
+        assert refusals <= {"overloaded", "version_not_current", "k11_required"}
+        assert get(master.device, name).value == bodies[winner].value
+        expect = asked[winner].cap.request.digest
 
 
 @pytest.mark.parametrize("part", ["credentials", "signer"])
