@@ -38,6 +38,9 @@ class Peer(http.server.BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self.do_GET()
 
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -119,6 +122,17 @@ def test_nonsense_is_a_named_refusal(
 ) -> None:
     monkeypatch.setattr(Peer, "behave", staticmethod(NONSENSE[kind]))
     refused(services, operation, "object_store_unavailable")
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_a_delete_that_nonsense_answers_is_not_called_done(
+    services: Services, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(Peer, "behave", staticmethod(NONSENSE[kind]))
+    asked = services.delete()
+    assert services.send(asked).reason == "object_store_unavailable"
+    monkeypatch.setattr(Peer, "behave", staticmethod(lambda peer: peer.answer(204)))
+    assert services.send(asked).reason == "ok"
 
 
 @pytest.mark.parametrize(

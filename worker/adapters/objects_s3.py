@@ -68,6 +68,7 @@ class Bucket:
             token=session.session_token,
             skip_signature=False,
             virtual_hosted_style_request=False,
+            disable_bulk_delete=True,  # DELETE of the one object, as the session allows, and one plain answer
             client_options=options,
             retry_config=_RETRY,
         )
