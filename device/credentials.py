@@ -13,7 +13,7 @@ from agentkeys_core.registry import MASTER
 from device.client import Prepared, Reply, ask, at_current_epoch, prepare, send
 from device.errors import DeviceError, Trouble
 from device.session import Device
-from device.trust import check_stored_row
+from device.trust import check_released, check_stored_row
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 _PAGE: Final = 1000
@@ -147,7 +147,7 @@ def remove(device: Device, name: str) -> Stored:
 
 
 def get(device: Device, name: str) -> Fetched:
-    """Return the value that a master of this operator last stored under a name.
+    """Return the value that a master of this operator last stored under a name: no other, and no earlier one.
 
     Raises:
         DeviceError: `row_not_trusted`, `answer_not_trusted`: nothing of the value was used.
@@ -159,6 +159,9 @@ def get(device: Device, name: str) -> Fetched:
         answer = FetchAnswer.parse(reply.plaintext or b"")
         operator = reply.request.operator_omni
         check_stored_row(device.keys, answer.row, operator=operator, service=service, body=answer.body)
+        if reply.row is None:
+            raise DeviceError(Trouble.ROW_NOT_TRUSTED, "no row")
+        check_released(answer.row, reply.row)
         content = answer.row.content()
         value = StoreBody.parse(answer.body).value
     except KeyServiceError as exc:
