@@ -43,6 +43,15 @@ def _service(name: str, op: Op) -> Service:
     return Service.parse(f"cred:{name}", op)
 
 
+def _named(name: str, op: Op) -> Service:
+    """The service of a name that a person gave. Raises `usage` for one that no credential can have."""
+    try:
+        return _service(name, op)
+    except KeyServiceError as exc:
+        words = "a name has 1 to 64 of a-z, 0-9, and . _ - inside; list is taken"
+        raise DeviceError(Trouble.USAGE, words) from exc
+
+
 def _needs_k11(device: Device, op: Op, *, replacing: bool = False) -> bool:
     # An agent has no K11 to give; where policy asks for one, the services say so by name.
     return device.is_master() and k11_required(OPS[op], tier=MASTER, replacing=replacing)
@@ -96,7 +105,7 @@ def put(device: Device, name: str, value: bytes) -> Stored:
     """
     if not 1 <= len(value) <= MAX_VALUE_BYTES:
         raise DeviceError(Trouble.USAGE, f"a credential has 1 to {MAX_VALUE_BYTES} bytes, this one {len(value)}")
-    service = _service(name, Op.CRED_STORE)
+    service = _named(name, Op.CRED_STORE)
     expect = current_store(device, name)
     body = StoreBody(blind=secrets.token_bytes(32), expect=expect, value=value).encode()
     k11 = _needs_k11(device, Op.CRED_STORE, replacing=expect is not None)
@@ -141,7 +150,7 @@ def _acknowledged(reply: Reply, answer: type[StoreAnswer] | type[DeleteAnswer]) 
 
 def remove(device: Device, name: str) -> Stored:
     """Delete what is stored under a name; done only with the signed row."""
-    service = _service(name, Op.CRED_DELETE)
+    service = _named(name, Op.CRED_DELETE)
     reply = ask(device, Op.CRED_DELETE, service, EMPTY_BODY, k11=_needs_k11(device, Op.CRED_DELETE))
     return Stored(cap_digest=reply.request.digest, row=_acknowledged(reply, DeleteAnswer))
 
@@ -153,7 +162,7 @@ def get(device: Device, name: str) -> Fetched:
         DeviceError: `row_not_trusted`, `answer_not_trusted`: nothing of the value was used.
         KeyServiceError: `object_not_found`, `service_not_in_scope` and so on.
     """
-    service = _service(name, Op.CRED_FETCH)
+    service = _named(name, Op.CRED_FETCH)
     reply = ask(device, Op.CRED_FETCH, service, EMPTY_BODY, k11=_needs_k11(device, Op.CRED_FETCH))
     try:
         answer = FetchAnswer.parse(reply.plaintext or b"")
