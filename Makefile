@@ -22,13 +22,14 @@ help: ## this list
 
 venv: $(VENV)/.ready ## make the environment (the other targets do it by themselves)
 
-$(VENV)/.ready: requirements/dev.lock pyproject.toml tools/preflight.py
+$(VENV)/.ready: requirements/dev.lock requirements/source.lock pyproject.toml tools/preflight.py
 	@test -n "$(PYTHON)" || { echo "make: no python3 found; install Python 3.11 or newer (Debian, Ubuntu: apt install python3 python3-venv)" >&2; exit 1; }
 	@$(PYTHON) tools/preflight.py
 	@echo "making $(VENV) with $$($(PYTHON) --version); pinned packages, kept in this folder"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --only-binary :all: --require-hashes --requirement requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --require-hashes --requirement requirements/source.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
