@@ -241,6 +241,17 @@ def test_colour_goes_to_terminals_only() -> None:
         assert ("\x1b[32m" in out.getvalue()) is colour
 
 
+def test_a_line_that_is_taken_back_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Terminal()
+    Screen(out).attempt("an attempt whose title is longer than the terminal is wide", "refused", lambda: "refused")
+    assert len(out.getvalue().partition("\r")[0]) < 40
+
+
 def test_a_detour_passes_on_holds_and_refuses() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Detour() as detour:
         detour.target = server.getsockname()[1]
