@@ -103,6 +103,19 @@ def test_whoami_of_an_agent_that_nobody_added(person: Callable[[str], Person], m
     assert (refused.code, refused.reason) == (3, "not_registered")
 
 
+def test_a_device_that_joins_an_agent_is_told_to_share_its_scope(
+    master: Person, agent: Person, person: Callable[[str], Person], tmp_path: Path
+) -> None:
+    """A master who grants one service must know what else the device gets: the actor's scope is not its own."""
+    second, offer = person("second"), tmp_path / "second.json"
+    operator = agent("whoami").data["operator_omni"]
+    hashes = second("pair", "--operator", operator, *second.profile_words(), "--out", offer).data["pairing_hash"]
+    words = ("--label", "research", "--service", "cred:stripe", "--pairing-hash", hashes)
+    added = master("agent", "add", offer, *words)
+    assert added.code == 0
+    assert "cred:openrouter" in added.err
+
+
 def test_scope_revocation_and_freeze(master: Person, agent: Person, deployment: Deployment, tmp_path: Path) -> None:
     (tmp_path / "v").write_bytes(b"v")
     master("cred", "put", "openrouter", "--file", tmp_path / "v")
