@@ -62,7 +62,10 @@ def get_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Read a credential: its very bytes, after store and fetch were verified. On a master it needs K11."""
+    """Read a credential: its very bytes, after store and fetch were verified. On a master it needs K11.
+
+    With --json its value is base64url without padding.
+    """
     if out is not None and out.exists() and not force:
         raise DeviceError(Trouble.FILE_EXISTS, f"{out} exists already; --force replaces it")
     with opened(context) as device:
