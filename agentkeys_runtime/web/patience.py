@@ -1,10 +1,18 @@
 """HTTP connections that must bring their requests in time: silent and dribbling ones would take up all there may be."""
 
 import asyncio
+import time
 from typing import Final
 
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
+
+#: Connections, idle ones included; the application refuses earlier and by name.
+MAX_CONNECTIONS: Final = 1024
 #: From the connection to the end of its first request's head; the body has a time of its own.
 HEAD_S: Final = 10.0
 
@@ -20,6 +28,8 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the library has it
         """A connection begins, and the time for its first head with it."""
         super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self.app = _overloaded  # the library would say so in words that no client of ours reads
         self._await_head(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -47,3 +57,10 @@ class PatientProtocol(H11Protocol):
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = problem_of(KeyServiceError(Reason.OVERLOADED, "too many connections"), now=time.time())
+    headers = {**problem.headers, "Connection": "close"}
+    refused = JSONResponse(problem.body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+    await refused(scope, receive, send)

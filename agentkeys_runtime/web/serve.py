@@ -10,13 +10,11 @@ from starlette.types import ASGIApp
 
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.mtls import https_server_context
-from agentkeys_runtime.web.patience import PatientProtocol
+from agentkeys_runtime.web.patience import MAX_CONNECTIONS, PatientProtocol
 from agentkeys_runtime.web.settings import TlsSettings, parse_listen
 
 GRACE_S: Final = 1
 KEEP_ALIVE_S: Final = 30
-#: Connections, idle ones included; the application refuses earlier and by name.
-MAX_CONNECTIONS: Final = 1024
 MAX_HEAD_BYTES: Final = 16_384
 BACKLOG: Final = 512
 
@@ -70,7 +68,6 @@ def serve(app: ASGIApp, listener: socket.socket, tls: TlsSettings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
