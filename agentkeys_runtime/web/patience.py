@@ -40,13 +40,17 @@ class PatientProtocol(H11Protocol):
     def handle_events(self) -> None:
         """Bytes came: a request that began is waited for elsewhere."""
         super().handle_events()
-        if not getattr(self.cycle, "response_complete", True):  # there is none before the first request
+        if self._is_answering():
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
         """An answer went out: the next request may come for as long as the connection may be idle."""
         super().on_response_complete()
-        self._await_head(self.timeout_keep_alive + HEAD_S)
+        if not self._is_answering():  # the next request may have come already
+            self._await_head(self.timeout_keep_alive + HEAD_S)
+
+    def _is_answering(self) -> bool:
+        return not getattr(self.cycle, "response_complete", True)  # before the first request there is no cycle
 
     def _await_head(self, limit_s: float) -> None:
         self._stop_waiting()

@@ -209,6 +209,16 @@ def test_an_answer_may_take_longer_than_a_head(tmp_path: Path, issuer: Issuer) -
         assert [client.get(path).status_code for path in ("/core", "/slow", "/core")] == [200, 200, 200]
 
 
+def test_requests_that_come_at_once_are_answered_in_order(tmp_path: Path, issuer: Issuer) -> None:
+    with serving(tmp_path / "tls", issuer, 0.2, 8) as running, running.connected() as tls:
+        tls.sendall(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path for path in (b"/core", b"/slow", b"/core")))
+        said = b""
+        while said.count(b" 200 ") < 3:
+            chunk = tls.recv(65536)
+            assert chunk
+            said += chunk
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with listen_on("127.0.0.1:0") as listener:
         port = origin_of(listener).rpartition(":")[2]
