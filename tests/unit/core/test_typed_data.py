@@ -308,8 +308,8 @@ def value_of(draw: st.DrawFn, types: dict[str, Any], kind: str) -> Any:  # noqa:
     if kind == "address":
         return "0x" + draw(st.binary(min_size=20, max_size=20)).hex()
     if kind.startswith("bytes"):
-        size = int(kind[5:]) if kind != "bytes" else draw(st.integers(0, 40))
-        return "0x" + draw(st.binary(min_size=size, max_size=size)).hex()
+        length = int(kind[5:]) if kind != "bytes" else draw(st.integers(0, 40))
+        return "0x" + draw(st.binary(min_size=length, max_size=length)).hex()
     bits = int(kind.lstrip("uint"))
     low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     number = draw(st.integers(low, high))
