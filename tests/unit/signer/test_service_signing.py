@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,24 +223,19 @@ def test_a_refused_signature_leaves_no_row_and_no_burn(world: World) -> None:
     assert (world.count("rows"), world.count("caps")) == rows
 
 
-def test_what_cannot_be_written_is_not_answered(world: World) -> None:
-    class Full:
-        """A journal whose disk is full at the last moment."""
+def test_what_cannot_be_written_is_not_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(unit: Any) -> Any:
+        def full(tx: Any) -> None:
+            unit(tx)
+            raise KeyServiceError(Reason.JOURNAL_UNAVAILABLE)  # the disk, at the last moment
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(world.committer, name)
+        return world.committer.run(full)
 
-        def run(self, unit: Any) -> Any:
-            def failing(tx: Any) -> Any:
-                unit(tx)
-                raise KeyServiceError(Reason.JOURNAL_UNAVAILABLE)
-
-            return world.committer.run(failing)
-
-    service = world.make_service(world.registry, journalist=Full())  # type: ignore[arg-type]
     asked, text = ask_siwe(world)
+    monkeypatch.setattr(world.service._signing, "_journalist", SimpleNamespace(run=failing))
     with refused("journal_unavailable"):
-        service.sign_siwe(broker(), asked.cap, text)
+        world.service.sign_siwe(broker(), asked.cap, text)
+    monkeypatch.undo()
     assert world.service.sign_siwe(broker(), asked.cap, text).row
 
 
