@@ -1,4 +1,4 @@
-"""What typed data means, in words, by ERC-7730 descriptors: the same words for whoever asks and in the audit row.
+"""What a wallet signs, in words: the same words for whoever asks and in the audit row. Typed data by ERC-7730.
 
 The bundled descriptors are data in the published schema (v1). One applies only where the types are exactly its own, and
 where the domain and the deployment are, if it names them: a look-alike gets no words rather than wrong ones.
@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any, Final, Self
 
 from agentkeys_core.checksum import checksum_encode
+from agentkeys_core.siwe import SiweMessage
 from agentkeys_core.typed_data import TypedData, Value, kind_at
 from agentkeys_core.typed_data_types import DOMAIN_TYPE, Kind, TypeSet
 
@@ -110,6 +111,11 @@ def intent_of(typed: TypedData) -> str | None:
             words = descriptor.describe(typed)
             return words if len(words) <= MAX_INTENT and words.isprintable() else None
     return None
+
+
+def sign_in_words(message: SiweMessage) -> str:
+    """The words for a sign-in: where, and as whom."""
+    return f"Sign in to {message.domain} as {checksum_encode(message.address)}"
 
 
 @cache

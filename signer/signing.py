@@ -10,8 +10,7 @@ from typing import Final
 
 from agentkeys_core.bodies import request_hash
 from agentkeys_core.captoken import Cap, CapRequest
-from agentkeys_core.checksum import checksum_encode
-from agentkeys_core.clear_signing import intent_of
+from agentkeys_core.clear_signing import intent_of, sign_in_words
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import eip191_digest
 from agentkeys_core.ops import Effect, Op
@@ -117,7 +116,7 @@ class Signing:
         payload = _Payload(
             wallet=wallet,
             digest=eip191_digest(message.encode("ascii")),
-            intent=f"Sign in to {siwe.domain} as {checksum_encode(address)}",
+            intent=sign_in_words(siwe),
             burn=Burn.SIGN_SIWE,
             answer=lambda signature: SiweAnswer(address=address, signature=signature).encode(),
         )

@@ -41,7 +41,14 @@ class Ledger:
         return row
 
     def of_request(
-        self, request: CapRequest, kind: OpKind, *, svc: str = "", result: OpResult = OpResult.SUCCESS
+        self,
+        request: CapRequest,
+        kind: OpKind,
+        *,
+        svc: str = "",
+        result: OpResult = OpResult.SUCCESS,
+        intent: str | None = None,
+        digest: bytes | None = None,
     ) -> AuditRow:
         body = OpBody(cap=request.digest, req=request.request_hash, svc=svc or request.service.text, epoch=1)
         return self.append(
@@ -52,6 +59,8 @@ class Ledger:
                 op_kind=kind,
                 op_body=body,
                 result=result,
+                intent_text=intent,
+                payload_digest=digest,
             )
         )
 
