@@ -136,13 +136,15 @@ class Signing:
         asked = TypedDataBody.parse(body)
         typed = asked.content()
         verdict = self._policy.judge_typed_data(request.service, typed, now=self._clock.now())
-        admitted = self._admission.admit(attempt, parsed, policy_asks=verdict.k11)
+        self._admission.admit(attempt, parsed, policy_asks=verdict.k11)
         if verdict.refusal is not None:
             raise verdict.refusal
         wallet = self._wallet_at(request, asked.wallet_epoch)
         address = self._keyring.address(wallet.omni, wallet.epoch)
         hashes = agreed_digest(asked.typed_data, typed)
         intent = intent_of(typed)
+        # Large data, or the library's first import, takes its time: whatever was revoked meanwhile must hold.
+        admitted = self._admission.admit(attempt, parsed, policy_asks=verdict.k11)
         payload = _Payload(
             wallet=wallet,
             digest=hashes.digest,

@@ -356,6 +356,30 @@ def test_two_readings_must_agree(world: World, monkeypatch: pytest.MonkeyPatch) 
         sign_typed(world)
 
 
+def test_what_was_revoked_while_the_library_was_busy_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = eip712_library._by_library
+
+    def slow(obj: Any) -> tuple[bytes, bytes]:
+        world.clock.at += 5
+        world.registry.bend_device(world.user.agent.key_hash, revoked=True)
+        return real(obj)
+
+    monkeypatch.setattr(eip712_library, "_by_library", slow)
+    with refused("device_revoked"):
+        sign_typed(world)
+
+
+def test_a_busy_library_delays_and_refuses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = eip712_library._by_library
+
+    def slow(obj: Any) -> tuple[bytes, bytes]:
+        world.clock.at += 5
+        return real(obj)
+
+    monkeypatch.setattr(eip712_library, "_by_library", slow)
+    assert sign_typed(world)[1].row
+
+
 def test_whatever_the_library_raises_is_a_refusal() -> None:
     obj = permit(bytes(20))
     typed = TypedData.parse(obj)
