@@ -136,7 +136,7 @@ class Signing:
         asked = TypedDataBody.parse(body)
         typed = asked.content()
         verdict = self._policy.judge_typed_data(request.service, typed, now=self._clock.now())
-        self._admission.admit(attempt, parsed, policy_asks=verdict.k11)
+        admitted = self._admission.admit(attempt, parsed, policy_asks=verdict.k11)
         if verdict.refusal is not None:
             raise verdict.refusal
         wallet = self._wallet_at(request, asked.wallet_epoch)

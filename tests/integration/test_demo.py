@@ -35,6 +35,7 @@ PROMISED = (
     ("naming the victim's device", "device_signature_invalid"),
     ("presented by the broker", "sealed to the device"),
     ("with the broker's certificate", "role_not_allowed"),
+    ("a sign-in with the agent's wallet", "device_signature_invalid"),
     ("AddAgent", "change_not_authorised"),
     ("Enrol", "change_not_authorised"),
     ("Unfreeze", "change_not_authorised"),

@@ -1,5 +1,7 @@
 """What a managed wallet signs, for whom, and what stays of it."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -386,3 +388,9 @@ def test_whatever_the_library_raises_is_a_refusal() -> None:
     for bent in ({}, {**obj, "message": {}}, {**obj, "types": {}}, {**obj, "domain": {"chainId": []}}, None):
         with refused("invalid_typed_data"):
             eip712_library.agreed_digest(bent, typed)
+
+
+def test_the_library_is_not_imported_before_it_is_needed() -> None:
+    """Half a second and 30 MiB, which most signers never need."""
+    look = "import signer.server, sys; sys.exit('eth_account' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False, timeout=60).returncode == 0
