@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentkeys_core.audit import AuditRow, OpKind
+from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import Op
 from agentkeys_core.signing_bodies import SiweAnswer, SiweBody, TypedDataAnswer, TypedDataBody
@@ -86,8 +87,12 @@ def test_another_op_is_not_asked_for_here(services: Services, path: str) -> None
 
 
 def test_another_body_than_the_request_commits_to(services: Services) -> None:
-    assert post(services, SIWE, sign_in(services), body="e30").reason == "invalid_body"
-    assert post(services, TYPED, sign(services), body="e30").reason == "invalid_body"
+    others = (
+        (SIWE, sign_in(services), SiweBody(message="other").encode()),
+        (TYPED, sign(services), TypedDataBody(typed_data={}).encode()),
+    )
+    for path, asked, other in others:
+        assert post(services, path, asked, body=b64u_encode(other)).reason == "invalid_body"
     assert post(services, SIWE, sign_in(services), body="==").reason == "invalid_body"
     assert services.broker_signer.calls == []
 
