@@ -18,7 +18,7 @@ from device.client import Approve, Reply, ask
 from device.errors import DeviceError, Trouble
 from device.session import Device
 from device.trust import check_signing_row
-from device.wallet import Wallet, prove, wallet_of
+from device.wallet import prove, wallet_of
 
 #: What relying parties need at most to see a sign-in.
 DEFAULT_LIFETIME_S: Final = 300
@@ -106,17 +106,18 @@ def sign_typed_data(
     body: TypedDataBody,
     policy: str,
     *,
-    expected: Wallet | None = None,
+    expected: bytes | None = None,
     k11: bool,
     approve: Approve | None = None,
 ) -> Signed:
-    """Typed data signed by this actor's wallet under a policy id; `expected` where the body names another epoch.
+    """Typed data signed by this actor's wallet under a policy id.
 
-    With `k11` this master approves, with `approve` another one. Raises as `sign_siwe`, and `invalid_typed_data`.
+    `expected` is the wallet's address where the body names another epoch. With `k11` this master approves, with
+    `approve` another one. Raises as `sign_siwe`, and `invalid_typed_data`.
     """
     service = Service.parse(f"sign:{policy}", Op.TYPED_DATA_SIGN)
     typed = body.content()
-    wallet = expected or wallet_of(device)
+    wallet = expected or wallet_of(device).address
 
     def attempt() -> Reply:
         details = typed_lines(typed)
@@ -128,7 +129,7 @@ def sign_typed_data(
     if (answer.digest, answer.domain_separator, answer.type_hash) != own:
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the signer has hashed something else")
     signed = _verified(device, reply, answer, digest=typed.digest, intent=answer.intent)
-    if answer.address != wallet.address:
+    if answer.address != wallet:
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "another wallet has signed than this actor's")
     return signed
 

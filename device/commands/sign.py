@@ -19,7 +19,7 @@ from device.errors import DeviceError, Trouble
 from device.home import read_public_file
 from device.show import Show
 from device.signing import DEFAULT_LIFETIME_S, Signed, compose_siwe, sign_siwe, sign_typed_data
-from device.wallet import Ground, Wallet, wallet_of
+from device.wallet import Ground, wallet_of
 
 app = typer.Typer(no_args_is_help=True, help="Signatures by this actor's wallet.")
 wallet_app = typer.Typer(no_args_is_help=True, help="This actor's wallet.")
@@ -99,13 +99,16 @@ def typed_data_command(
         str | None, typer.Option("--wallet", metavar="ADDRESS", help="The wallet that is expected to sign.")
     ] = None,
     ask_master: Annotated[
-        bool, typer.Option("--ask-master", help="Print a request for a master's K11 and read the approval.")
+        bool,
+        typer.Option(
+            "--ask-master", help="Show a request for a master's K11 on standard error, and read the approval."
+        ),
     ] = False,
 ) -> None:
     """Sign typed data (EIP-712) with this actor's wallet. A master approves with K11; an agent may ask one."""
     if wallet_epoch is not None and wallet is None:
         raise DeviceError(Trouble.USAGE, "--wallet-epoch needs --wallet: nothing else says which address is right")
-    expected = None if wallet is None else Wallet(address=_address(wallet), ground=Ground.BROKER)
+    expected = None if wallet is None else _address(wallet)
     text = _text(file, MAX_TYPED_DATA_BYTES).encode()
     obj = strict_json(text, limit=MAX_TYPED_DATA_BYTES, reason=Reason.INVALID_TYPED_DATA)
     body = TypedDataBody(typed_data=obj, wallet_epoch=wallet_epoch)
@@ -119,7 +122,7 @@ def typed_data_command(
             policy,
             expected=expected,
             k11=device.is_master(),
-            approve=_ask_master if ask_master else None,
+            approve=(lambda cap, sent: _ask_master(device.show, cap, sent)) if ask_master else None,
         )
         _result(device.show, signed, {"intent": signed.intent}, [signed.intent or "no words for it are known", ""])
 
@@ -137,10 +140,9 @@ def approve_command(
         device.show.result({"approval": line}, [line])
 
 
-def _ask_master(cap: UncosignedCap, body: bytes) -> K11Assertion:
-    """Print the request, alone on its line, and read one line back."""
-    sys.stdout.write(ApprovalRequest(cap=cap, body=body).encode() + "\n")
-    sys.stdout.flush()
+def _ask_master(show: Show, cap: UncosignedCap, body: bytes) -> K11Assertion:
+    """Show the request and read the approval, a line each."""
+    show.approval_needed(ApprovalRequest(cap=cap, body=body).encode())
     return parse_approval(sys.stdin.readline(MAX_TEXT))
 
 

@@ -294,7 +294,7 @@ class Conversation(io.TextIOBase):
         self.said: Outcome | None = None
 
     def readline(self, _limit: int | None = -1) -> str:  # type: ignore[override]
-        asked = self.agent.capture.readouterr().out.strip().splitlines()[-1]
+        asked = self.agent.capture.readouterr().err.strip().splitlines()[-1]
         file = self.agent.home / "asked"
         file.write_text(self.bend(asked))
         self.said = self.master("sign", "approve", file)
