@@ -45,6 +45,8 @@ class Reason(StrEnum):
 
     CERTIFICATE_INVALID = "certificate_invalid"
     CERTIFICATE_REVOKED = "certificate_revoked"
+    PROOF_INVALID = "proof_invalid"
+    SESSION_INVALID = "session_invalid"
 
     ROLE_NOT_ALLOWED = "role_not_allowed"
     CLASS_MISMATCH = "class_mismatch"
@@ -120,7 +122,12 @@ REASONS_OF: Final[Mapping[Code, tuple[Reason, ...]]] = MappingProxyType(
             Reason.INVALID_EVIDENCE,
             Reason.METHOD_NOT_ALLOWED,
         ),
-        Code.UNAUTHENTICATED: (Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_REVOKED),
+        Code.UNAUTHENTICATED: (
+            Reason.CERTIFICATE_INVALID,
+            Reason.CERTIFICATE_REVOKED,
+            Reason.PROOF_INVALID,
+            Reason.SESSION_INVALID,
+        ),
         Code.PERMISSION_DENIED: (
             Reason.ROLE_NOT_ALLOWED,
             Reason.CLASS_MISMATCH,

@@ -17,12 +17,16 @@ from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.own_certificate import check_own_certificate
 from agentkeys_runtime.web.registry_source import PinnedRegistry
 from agentkeys_runtime.web.serve import listen_on, serve
-from broker.adapters.store_sqlite import SqliteCounters
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.session_table import SqlSessions
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
-from broker.keyfile import load_key
+from broker.keyfile import load_keys
 from broker.quota import Quota
+from broker.sessions import SessionDesk
 from broker.web.routes import broker_endpoints
+from broker.web.session_routes import session_endpoints
 
 #: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
 FIRST_WORD_S: Final = 5.0
@@ -44,9 +48,9 @@ def run(config: BrokerConfig) -> None:
 def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
     """Yield the broker's application; afterwards its threads, channel and state file are closed."""
     with ExitStack() as stack:
-        key = load_key(config.state_dir)
-        counters = SqliteCounters(config.database)
-        stack.callback(counters.close)
+        keys = load_keys(config.state_dir)
+        engine = open_engine(database_url(config.store.postgresql, config.state_dir))
+        stack.callback(engine.dispose)
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
         follower = stack.enter_context(RegistryFollower(channel))
@@ -55,11 +59,22 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             log_event(_LOG, "registry_not_heard", level=logging.WARNING)
         registry = PinnedRegistry(follower, config.registry_id)
         cosigner = Cosigner(
-            key=key,
+            keys=keys,
             registry=registry,
-            quota=Quota(config.quota, counters, time.time),
+            quota=Quota(config.quota, SqlCounters(engine), time.time),
             clock=time.time,
             aud=config.registry_id,
         )
-        endpoints = broker_endpoints(cosigner=cosigner, registry=registry, addresses=SignerClient(channel))
+        sessions = SessionDesk(
+            keys=keys,
+            origin=config.origin,
+            registry=registry,
+            sessions=SqlSessions(engine),
+            redemptions=SqlRedemptions(engine),
+            clock=time.time,
+        )
+        endpoints = (
+            *broker_endpoints(cosigner=cosigner, registry=registry, addresses=SignerClient(channel)),
+            *session_endpoints(sessions),
+        )
         yield create_app("AgentKeys broker", endpoints)

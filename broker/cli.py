@@ -10,9 +10,21 @@ from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.logs import configure
 from broker.app import run
 from broker.config import BrokerConfig
-from broker.keyfile import JWK_NAME, KEY_NAME, create_key
+from broker.keyfile import (
+    JWK_NAME,
+    KEY_NAME,
+    NEXT_JWK_NAME,
+    PREVIOUS_KEY_NAME,
+    create_key,
+    forget_key,
+    prepare_key,
+    promote_key,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+key_app = typer.Typer(no_args_is_help=True, help="Replace K1 step by step: prepare, pin, promote, forget.")
+app.add_typer(key_app, name="key")
+StateDir = Annotated[Path, typer.Option(help="Folder of the broker's state.")]
 
 
 @app.command()
@@ -22,6 +34,30 @@ def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's st
     print(f"key     {state_dir / KEY_NAME}")
     print(f"public  {state_dir / JWK_NAME}")
     print(f"kid     {public.kid}")
+
+
+@key_app.command()
+def prepare(state_dir: StateDir) -> None:
+    """Make the next K1 and its public half, for signer and workers to pin beside the present one. It signs nothing."""
+    public = prepare_key(state_dir)
+    print(f"public  {state_dir / NEXT_JWK_NAME}")
+    print(f"kid     {public.kid}")
+    print("next    add that file to `cosign_keys` of signer and workers and restart them; then `key promote`")
+
+
+@key_app.command()
+def promote(state_dir: StateDir) -> None:
+    """Let the prepared key sign from the next start on. Sessions signed by the one before stay good until `forget`."""
+    public = promote_key(state_dir)
+    print(f"kid     {public.kid}")
+    print("next    restart the broker; 10 minutes later drop the old file from `cosign_keys`, then `key forget`")
+
+
+@key_app.command()
+def forget(state_dir: StateDir) -> None:
+    """Remove the key that was replaced."""
+    forget_key(state_dir)
+    print(f"removed {state_dir / PREVIOUS_KEY_NAME}")
 
 
 @app.command("serve")

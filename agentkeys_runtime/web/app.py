@@ -127,7 +127,13 @@ class _Served:
             trace.level = logging.DEBUG
         with self._gate:
             body = await _read_body(request, endpoint.body_limit) if endpoint.body_limit else b""
-            call = Call(body=body, path=dict(request.path_params))
+            call = Call(
+                body=body,
+                path=dict(request.path_params),
+                method=request.method,
+                target=_target(request),
+                headers=_headers(request),
+            )
             try:
                 found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
                 response = JSONResponse(found)  # here, as an answer that is no JSON is an error like any other
@@ -163,6 +169,21 @@ async def _read_body(request: Request, limit: int) -> bytes:
     except TimeoutError as error:
         raise KeyServiceError(Reason.INVALID_BODY, f"no whole body in {BODY_TIMEOUT_S:.0f} s") from error
     return bytes(body)
+
+
+def _target(request: Request) -> str:
+    """Path and query as they were sent, before anything was decoded."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    query: bytes = request.scope["query_string"]
+    return (raw + b"?" + query if query else raw).decode("latin-1")
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """By lower-case name; one that was sent several times is joined (RFC 9110, 5.3), so that none is hidden."""
+    found: dict[str, str] = {}
+    for name, value in request.headers.items():
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _trace(request: Request) -> _Trace:

@@ -13,10 +13,16 @@ ANY_METHOD: Final = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request: the body as sent (within the endpoint's limit) and the variable parts of its path."""
+    """One request: the body as sent (within the endpoint's limit) and the variable parts of its path.
+
+    `method` and `target` (path, and query where there is one) are as sent; `headers` have lower-case names.
+    """
 
     body: bytes = field(default=b"", repr=False)
     path: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
+    target: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def json(self) -> object:
         """Return the parsed body; `invalid_body` for anything but JSON with one meaning."""

@@ -54,7 +54,7 @@ def document(service: str, endpoints: Sequence[Endpoint]) -> dict[str, object]:
         "info": {
             "title": service,
             "version": API_VERSION,
-            "description": "There are no sessions and no cookies: the device's own signature authenticates.",
+            "description": "There are no cookies: the device's own signature authenticates each request.",
         },
         "paths": paths,
         "components": {"schemas": {"Problem": PROBLEM}},

@@ -21,10 +21,15 @@ from agentkeys_runtime.signer_client import CloudSession, ListedObject, ObjectPa
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
-from broker.adapters.store_sqlite import SqliteCounters
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.session_table import SqlSessions
 from broker.cosign import Cosigner
+from broker.keys import K1Keys
 from broker.quota import Quota, QuotaLimits
+from broker.sessions import SessionDesk
 from broker.web.routes import broker_endpoints
+from broker.web.session_routes import session_endpoints
 from tests.fakes.app_client import AppClient
 from tests.fakes.registry import StaticRegistry
 from tests.unit.signer.world import OF_CLASS, REGISTRY_ID, World, broker, world_in
@@ -94,6 +99,9 @@ class InProcessSigner(SignerClient):
         return self._run("rows", work)
 
 
+BROKER_ORIGIN = "https://service.test"
+
+
 class FollowedRegistry:
     """What a follower says: `states` where they were cached, else the signer's own word. `failing` refuses every read."""
 
@@ -137,17 +145,30 @@ class Services:
         self.world = world
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
-        self.counters = SqliteCounters(folder / "broker.db")
+        self.engine = open_engine(database_url(None, folder))
+        self.counters = SqlCounters(self.engine)
+        keys = K1Keys.of(world.k1)
         self.cosigner = Cosigner(
-            key=world.k1,
+            keys=keys,
             registry=registry,
             quota=Quota(limits, self.counters, world.clock.now),
             clock=world.clock.now,
             aud=REGISTRY_ID,
         )
         self.broker_signer = InProcessSigner(world)
+        self.sessions = SessionDesk(
+            keys=keys,
+            origin=BROKER_ORIGIN,
+            registry=registry,
+            sessions=SqlSessions(self.engine),
+            redemptions=SqlRedemptions(self.engine),
+            clock=world.clock.now,
+        )
         self.broker = self._client(
-            broker_endpoints(cosigner=self.cosigner, registry=registry, addresses=self.broker_signer)
+            (
+                *broker_endpoints(cosigner=self.cosigner, registry=registry, addresses=self.broker_signer),
+                *session_endpoints(self.sessions),
+            )
         )
         self.folder = folder / "objects"
         self.objects = LocalObjects(self.folder, lock_timeout_s=2.0)
@@ -195,7 +216,7 @@ class Services:
     def close(self) -> None:
         for client in (self.broker, self.worker, self.audit):
             client.close()
-        self.counters.close()
+        self.engine.dispose()
         self.objects.close()
 
     # What devices make and send.

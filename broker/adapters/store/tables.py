@@ -1,0 +1,44 @@
+"""The broker's tables, for SQLite and PostgreSQL alike. Nothing in them is a secret; times are Unix seconds.
+
+`migrations/versions` makes them; a test holds the two against each other.
+"""
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table
+
+metadata: Final = MetaData()
+
+#: How often something was asked for in one minute of the clock.
+counts: Final = Table(
+    "counts",
+    metadata,
+    Column("name", LargeBinary, primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("n", Integer, nullable=False),
+)
+
+#: What may be used once and was: the key names what it was for. Kept until it would be refused for its age anyway.
+redeemed: Final = Table(
+    "redeemed",
+    metadata,
+    Column("value", LargeBinary, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("redeemed_by_expiry", "expires_at"),
+)
+
+#: Sessions of devices. A row is what makes a token worth something: tokens themselves are not kept.
+sessions: Final = Table(
+    "sessions",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("device", LargeBinary, nullable=False),
+    Column("operator", LargeBinary, nullable=False),
+    Column("actor", LargeBinary, nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Index("sessions_by_operator", "operator", "created_at"),
+    Index("sessions_by_expiry", "expires_at"),
+)
