@@ -6,6 +6,7 @@ from pathlib import Path
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.profile import check_origin
 from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_listen
+from broker.identity_settings import MailSettings, ProviderSettings
 from broker.quota import QuotaLimits
 
 
@@ -28,7 +29,8 @@ class BrokerConfig:
     """The whole file.
 
     `listen` is host:port (0 takes a free port), `origin` the https:// address at which devices reach it, as in their
-    profile; `registry_id` is the only `aud` co-signed here.
+    profile; `registry_id` is the only `aud` co-signed here. Without `mail` no address is confirmed, without `providers`
+    nobody signs in at one.
     """
 
     trust_domain: str
@@ -40,6 +42,8 @@ class BrokerConfig:
     signer: SignerSettings
     quota: QuotaLimits = field(default_factory=QuotaLimits)
     store: StoreSettings = field(default_factory=StoreSettings)
+    mail: MailSettings | None = None
+    providers: tuple[ProviderSettings, ...] = ()
 
     def __post_init__(self) -> None:
         parse_listen(self.listen)
@@ -49,3 +53,5 @@ class BrokerConfig:
             raise ValueError(error.detail) from error
         if not self.registry_id or not self.registry_id.isascii():
             raise ValueError("registry_id must be ASCII text")
+        if len({provider.issuer for provider in self.providers}) != len(self.providers):
+            raise ValueError("providers names an issuer twice")

@@ -10,30 +10,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.hashes import sha256
-from agentkeys_core.proof import SessionProof
 from agentkeys_core.registry import DeviceRecord, OperatorState
 from agentkeys_runtime.web.registry_source import RegistrySource
 from broker import session_tokens
-from broker.challenges import Challenge, Challenges
+from broker.challenges import Challenge
 from broker.keys import K1Keys
-from broker.ports import Redemptions, Session, Sessions, SignInMethod
+from broker.ports import Session, Sessions, SignInMethod
+from broker.proofs import Claim, Proofs
 
 #: However often it is refreshed, a session ends: then the device signs in anew.
 SESSION_S: Final = 12 * 3600
-CLOCK_SKEW_S: Final = 60
 _ID_BYTES: Final = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One HTTP request with what it claims: the header `AgentKeys-Proof`, the bearer token where there is one."""
-
-    method: str
-    path: str
-    body: bytes = field(repr=False)
-    proof: str = field(repr=False)
-    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +51,19 @@ class SessionDesk:
         origin: str,
         registry: RegistrySource,
         sessions: Sessions,
-        redemptions: Redemptions,
+        proofs: Proofs,
         clock: Callable[[], float],
     ) -> None:
         self._keys = keys
         self._origin = origin
         self._registry = registry
         self._sessions = sessions
-        self._redemptions = redemptions
+        self._proofs = proofs
         self._clock = clock
-        self._challenges = Challenges(keys.challenge_key(), redemptions, clock)
 
     def challenge(self) -> Challenge:
         """A nonce for one sign-in."""
-        return self._challenges.issue()
+        return self._proofs.challenge()
 
     def sign_in(self, claim: Claim) -> Grant:
         """A new session of the registered device that signed `claim` over a nonce of ours.
@@ -86,9 +72,9 @@ class SessionDesk:
             KeyServiceError: `proof_invalid`, `device_signature_invalid`, `device_unknown`, `device_revoked`, what
                 `SessionProof.parse` gives; registry reasons; `overloaded`.
         """
-        proof = self._proof(claim, "sign-in")
+        proof = self._proofs.check(claim, "sign-in")
         device, operator = self._device(proof.device)
-        self._challenges.redeem(proof.nonce)
+        self._proofs.redeem(proof)
         now = int(self._clock())
         session = Session(
             id=secrets.token_bytes(_ID_BYTES),
@@ -133,7 +119,7 @@ class SessionDesk:
     def _visitor(self, claim: Claim, purpose: str, *, expired: bool) -> Visitor:
         now = int(self._clock())
         claims = session_tokens.verify(claim.token, self._keys, origin=self._origin, now=now, expired=expired)
-        proof = self._proof(claim, purpose)
+        proof = self._proofs.check(claim, purpose)
         if proof.device != claims.device:
             raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")
         session = self._sessions.find(claims.session)
@@ -142,31 +128,8 @@ class SessionDesk:
         device, operator = self._device(proof.device)
         if (session.device, session.operator) != (device.device_key_hash, operator.operator_omni):
             raise KeyServiceError(Reason.SESSION_INVALID, "the session is another device's")
-        self._once(proof, now)
+        self._proofs.use_up(proof)
         return Visitor(session=session, device=device, operator=operator)
-
-    def _proof(self, claim: Claim, purpose: str) -> SessionProof:
-        """The proof, made for this very request by the key that it names."""
-        proof = SessionProof.parse(claim.proof)
-        now = self._clock()
-        if proof.purpose != purpose:
-            raise _invalid(f"the proof is for {proof.purpose}, this is a {purpose}")
-        if proof.aud != self._origin:
-            raise _invalid("the proof is for another origin")
-        if (proof.method, proof.path) != (claim.method, claim.path):
-            raise _invalid("the proof is for another request")
-        if proof.body_hash != sha256(claim.body):
-            raise _invalid("the proof is for another body")
-        if not proof.issued_at - CLOCK_SKEW_S <= now < proof.expires_at + CLOCK_SKEW_S:
-            raise KeyServiceError(Reason.PROOF_INVALID, "the proof is too old", metadata={"server_time": str(int(now))})
-        proof.verify()
-        return proof
-
-    def _once(self, proof: SessionProof, now: int) -> None:
-        """A proof is good for one request: whoever copies it on its way cannot send it again."""
-        value = b"proof:" + proof.device + sha256(proof.nonce.encode())
-        if not self._redemptions.redeem(value, expires_at=proof.expires_at + CLOCK_SKEW_S, now=now):
-            raise _invalid("the proof was used before")
 
     def _device(self, device_key_hash: bytes) -> tuple[DeviceRecord, OperatorState]:
         operator = self._registry.lookup_device(device_key_hash)
@@ -180,7 +143,3 @@ class SessionDesk:
     def _grant(self, session: Session, now: int) -> Grant:
         token, expires_at = session_tokens.mint(self._keys, session, origin=self._origin, now=now)
         return Grant(session=session, token=token, token_expires_at=expires_at)
-
-
-def _invalid(detail: str) -> KeyServiceError:
-    return KeyServiceError(Reason.PROOF_INVALID, detail)

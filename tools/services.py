@@ -72,9 +72,25 @@ def _install_minio(folder: Path) -> None:
     run(build, folder, **places)
 
 
+def _npm(source: str, why: str) -> Callable[[Path], None]:
+    """Install what the package-lock.json below tests/foreign/`source` pins, and put its own files beside it."""
+
+    def install_from_lock(folder: Path) -> None:
+        npm = needed("npm", why)
+        shutil.copytree(ROOT / "tests" / "foreign" / source, folder, dirs_exist_ok=True)
+        run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", str(HOME / "cache" / "npm")], folder)
+
+    return install_from_lock
+
+
+_OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
+
 SERVICES = {
     service.name: service
-    for service in (Service(name="minio", version=MINIO, program="minio", install=_install_minio),)
+    for service in (
+        Service(name="minio", version=MINIO, program="minio", install=_install_minio),
+        Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
+    )
 }
 
 

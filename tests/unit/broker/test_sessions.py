@@ -2,120 +2,49 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ids import address_of, device_key_hash
 from agentkeys_core.keys import DeviceKey, ES256PublicKey
-from agentkeys_core.proof import SessionProof
 from broker import session_tokens
 from broker.keys import K1Keys
 from broker.sessions import SESSION_S
 from broker.web.session_routes import PROOF_HEADER
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
-
-EMPTY = b"{}"
-
-
-@dataclass
-class Visit:
-    """A device at the broker."""
-
-    services: Services
-    key: DeviceKey
-    token: str = ""
-    count: int = 0
-
-    @property
-    def now(self) -> int:
-        return int(self.services.world.clock.now())
-
-    def nonce(self) -> str:
-        answer = self.services.broker.get("/v1/session/challenge")
-        assert answer.status_code == 200
-        found: str = answer.json()["nonce"]
-        return found
-
-    def proof(self, purpose: str, method: str, path: str, body: bytes, spoil: Mapping[str, Any] | None = None) -> str:
-        self.count += 1
-        proof = SessionProof(
-            aud=BROKER_ORIGIN,
-            body_hash=sha256(body),
-            device=device_key_hash(address_of(self.key.public_key)),
-            expires_at=self.now + 60,
-            issued_at=self.now,
-            method=method,
-            nonce=b64u_encode(self.count.to_bytes(16, "big")),
-            path=path,
-            public_key=self.key.public_key,
-            purpose=purpose,
-        )
-        return replace(proof, **(spoil or {})).sign(self.key)
-
-    def ask(
-        self,
-        purpose: str,
-        method: str,
-        path: str,
-        body: bytes = EMPTY,
-        *,
-        proof: str | None = None,
-        token: str | None = None,
-        spoil: Mapping[str, Any] | None = None,
-    ) -> httpx.Response:
-        """`spoil` changes what the proof says before it is signed."""
-        headers = {PROOF_HEADER: self.proof(purpose, method, path, body, spoil) if proof is None else proof}
-        token = self.token if token is None else token
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        if method == "GET":
-            return self.services.broker.get(path, headers=headers)
-        return self.services.broker.post(path, content=body, headers={**headers, "Content-Type": "application/json"})
-
-    def sign_in(self, **spoil: Any) -> httpx.Response:
-        nonce = spoil.get("nonce") or self.nonce()
-        answer = self.ask("sign-in", "POST", "/v1/session", spoil={**spoil, "nonce": nonce})
-        if answer.status_code == 200:
-            self.token = answer.json()["token"]
-        return answer
-
-    def sessions(self, **given: Any) -> httpx.Response:
-        return self.ask("request", "GET", "/v1/sessions", b"", **given)
+from tests.unit.broker.test_store import session
+from tests.unit.broker.visitor import EMPTY, Visit, reason
 
 
 @pytest.fixture
 def visit(services: Services) -> Visit:
-    return Visit(services, services.world.user.master)
+    return visitor(services, services.world.user.master)
 
 
-def reason(answer: httpx.Response) -> str:
-    assert answer.status_code != 200, answer.text
-    found: str = answer.json()["reason"]
-    return found
+def visitor(services: Services, key: DeviceKey) -> Visit:
+    return Visit(services.broker, services.world.clock, key)
 
 
-def test_a_registered_device_signs_in_and_is_known_by_its_token(visit: Visit) -> None:
+def test_a_registered_device_signs_in_and_is_known_by_its_token(services: Services, visit: Visit) -> None:
     answer = visit.sign_in()
     assert answer.status_code == 200
     granted = answer.json()
-    assert granted["session"]["operator_omni"] == visit.services.world.user.operator.hex()
+    assert granted["session"]["operator_omni"] == services.world.user.operator.hex()
     assert granted["session"]["expires_at"] == visit.now + SESSION_S
     assert granted["token_expires_at"] == visit.now + session_tokens.TOKEN_TTL_S
     listed = visit.sessions()
     assert [found["id"] for found in listed.json()["sessions"]] == [granted["session"]["id"]]
 
 
-def test_a_token_is_an_es256_jwt_that_names_key_and_device(visit: Visit) -> None:
+def test_a_token_is_an_es256_jwt_that_names_key_and_device(services: Services, visit: Visit) -> None:
     visit.sign_in()
-    key = visit.services.world.k1_public
+    key = services.world.k1_public
     header = jwt.get_unverified_header(visit.token)
     assert (header["alg"], header["kid"], header["typ"]) == ("ES256", key.kid, "at+jwt")
     found = jwt.decode(
@@ -168,7 +97,7 @@ def test_a_signature_of_another_key_signs_nobody_in(visit: Visit) -> None:
 
 
 def test_unknown_and_revoked_devices_get_no_session(services: Services, visit: Visit) -> None:
-    assert reason(Visit(services, DeviceKey.generate()).sign_in()) == "device_unknown"
+    assert reason(visitor(services, DeviceKey.generate()).sign_in()) == "device_unknown"
     visit.sign_in()
     services.world.registry.bend_device(visit.key.key_hash, revoked=True)
     assert reason(visit.sign_in()) == "device_revoked"
@@ -182,22 +111,22 @@ def test_a_challenge_is_good_for_one_sign_in(visit: Visit) -> None:
     assert reason(visit.sign_in(nonce=nonce)) == "proof_invalid"
 
 
-def test_a_challenge_grows_old(visit: Visit) -> None:
+def test_a_challenge_grows_old(services: Services, visit: Visit) -> None:
     nonce = visit.nonce()
-    visit.services.world.clock.forward(300)
+    services.world.clock.forward(300)
     assert reason(visit.sign_in(nonce=nonce)) == "proof_invalid"
 
 
-def test_a_challenge_that_a_stranger_saw_stays_good(visit: Visit) -> None:
+def test_a_challenge_that_a_stranger_saw_stays_good(services: Services, visit: Visit) -> None:
     nonce = visit.nonce()
-    assert reason(Visit(visit.services, DeviceKey.generate()).sign_in(nonce=nonce)) == "device_unknown"
+    assert reason(visitor(services, DeviceKey.generate()).sign_in(nonce=nonce)) == "device_unknown"
     assert visit.sign_in(nonce=nonce).status_code == 200
 
 
-def test_asking_for_challenges_keeps_nothing(visit: Visit) -> None:
+def test_asking_for_challenges_keeps_nothing(services: Services, visit: Visit) -> None:
     for _ in range(50):
         visit.nonce()
-    with visit.services.engine.connect() as conn:
+    with services.engine.connect() as conn:
         assert conn.exec_driver_sql("SELECT count(*) FROM redeemed").scalar() == 0
 
 
@@ -210,7 +139,7 @@ def test_a_proof_is_good_for_one_request(visit: Visit) -> None:
 
 def test_a_stolen_token_opens_nothing(services: Services, visit: Visit) -> None:
     visit.sign_in()
-    thief = Visit(services, services.world.user.agent)
+    thief = visitor(services, services.world.user.agent)
     assert thief.sign_in().status_code == 200
     assert reason(thief.sessions(token=visit.token)) == "session_invalid"
 
@@ -222,14 +151,14 @@ def test_a_sign_in_proof_opens_no_request_and_none_is_taken_without_a_token(visi
     assert reason(visit.sessions()) == "session_invalid"
 
 
-def test_another_kind_of_authorization_is_refused(visit: Visit) -> None:
+def test_another_kind_of_authorization_is_refused(services: Services, visit: Visit) -> None:
     headers = {PROOF_HEADER: visit.proof("request", "GET", "/v1/sessions", b""), "Authorization": "Basic eDp5"}
-    assert reason(visit.services.broker.get("/v1/sessions", headers=headers)) == "session_invalid"
+    assert reason(services.broker.get("/v1/sessions", headers=headers)) == "session_invalid"
 
 
-def test_a_token_ends_and_is_refreshed_by_the_devices_signature_alone(visit: Visit) -> None:
+def test_a_token_ends_and_is_refreshed_by_the_devices_signature_alone(services: Services, visit: Visit) -> None:
     visit.sign_in()
-    visit.services.world.clock.forward(session_tokens.TOKEN_TTL_S)
+    services.world.clock.forward(session_tokens.TOKEN_TTL_S)
     assert reason(visit.sessions()) == "session_invalid"
     refreshed = visit.ask("refresh", "POST", "/v1/session/refresh")
     assert refreshed.status_code == 200
@@ -237,18 +166,18 @@ def test_a_token_ends_and_is_refreshed_by_the_devices_signature_alone(visit: Vis
     assert visit.sessions().status_code == 200
 
 
-def test_no_refresh_outlives_the_session(visit: Visit) -> None:
+def test_no_refresh_outlives_the_session(services: Services, visit: Visit) -> None:
     visit.sign_in()
-    visit.services.world.clock.forward(SESSION_S - 1)
+    services.world.clock.forward(SESSION_S - 1)
     refreshed = visit.ask("refresh", "POST", "/v1/session/refresh").json()
     assert refreshed["token_expires_at"] == refreshed["session"]["expires_at"]
-    visit.services.world.clock.forward(1)
+    services.world.clock.forward(1)
     assert reason(visit.ask("refresh", "POST", "/v1/session/refresh")) == "session_invalid"
 
 
 def test_a_session_is_ended_at_once(services: Services, visit: Visit) -> None:
     ended = visit.sign_in().json()["session"]["id"]
-    other = Visit(services, services.world.user.agent)
+    other = visitor(services, services.world.user.agent)
     other.sign_in()
     body = json.dumps({"id": ended}).encode()
     answer = other.ask("request", "POST", "/v1/session/end", body)  # of the same user
@@ -271,9 +200,9 @@ def test_a_session_is_ended_at_once(services: Services, visit: Visit) -> None:
         {"sub": None},
     ],
 )
-def test_a_token_that_says_anything_else_is_none(visit: Visit, claims: Mapping[str, Any]) -> None:
+def test_a_token_that_says_anything_else_is_none(services: Services, visit: Visit, claims: Mapping[str, Any]) -> None:
     visit.sign_in()
-    key, world = visit.services.world.k1_public, visit.services.world
+    key, world = services.world.k1_public, services.world
     honest = jwt.decode(visit.token, options={"verify_signature": False})
     forged = {name: value for name, value in {**honest, **claims}.items() if value is not None}
     token = jwt.encode(forged, world.k1, algorithm="ES256", headers={"kid": key.kid, "typ": "at+jwt"})
@@ -281,9 +210,9 @@ def test_a_token_that_says_anything_else_is_none(visit: Visit, claims: Mapping[s
 
 
 @pytest.mark.parametrize("header", [{"kid": "unknown"}, {"kid": None}, {"typ": "JWT"}, {"alg": "none"}])
-def test_a_token_with_another_header_is_none(visit: Visit, header: Mapping[str, Any]) -> None:
+def test_a_token_with_another_header_is_none(services: Services, visit: Visit, header: Mapping[str, Any]) -> None:
     visit.sign_in()
-    key, world = visit.services.world.k1_public, visit.services.world
+    key, world = services.world.k1_public, services.world
     honest = jwt.decode(visit.token, options={"verify_signature": False})
     names = {"kid": key.kid, "typ": "at+jwt", **header}
     algorithm = names.pop("alg", "ES256")
@@ -295,8 +224,6 @@ def test_a_token_with_another_header_is_none(visit: Visit, header: Mapping[str, 
 
 def test_a_token_of_another_k1_is_none_and_that_of_the_replaced_one_is_good() -> None:
     old, new, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
-    from tests.unit.broker.test_store import session
-
     made = replace(session(1), expires_at=10_000)
     token, _ = session_tokens.mint(K1Keys.of(old), made, origin=BROKER_ORIGIN, now=100)
     found = session_tokens.verify(token, K1Keys.of(new, old), origin=BROKER_ORIGIN, now=100)

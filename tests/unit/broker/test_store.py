@@ -66,29 +66,29 @@ def test_a_database_of_a_newer_program_is_refused(database: URL) -> None:
         open_engine(database)
 
 
-def test_counts_stop_at_the_limit_and_begin_anew_each_minute(engine: Engine) -> None:
+def test_counts_stop_at_the_limit_and_begin_anew_in_each_window(engine: Engine) -> None:
     counters = SqlCounters(engine)
-    assert [counters.count(b"a", minute=1, limit=2) for _ in range(3)] == [True, True, False]
-    assert counters.count(b"b", minute=1, limit=2)
-    assert counters.count(b"a", minute=2, limit=2)
+    assert [counters.count(b"a", until=60, limit=2, now=1) for _ in range(3)] == [True, True, False]
+    assert counters.count(b"b", until=60, limit=2, now=1)
+    assert counters.count(b"a", until=120, limit=2, now=61)
     with engine.connect() as conn:
-        assert [tuple(row) for row in conn.execute(text("SELECT minute, n FROM counts"))] == [(2, 1)]
+        assert [tuple(row) for row in conn.execute(text("SELECT until, n FROM counts"))] == [(120, 1)]
 
 
 def test_counts_are_shared_by_processes_and_survive_a_restart(database: URL) -> None:
     one, two = open_engine(database), open_engine(database)
-    assert SqlCounters(one).count(b"a", minute=1, limit=1)
-    assert not SqlCounters(two).count(b"a", minute=1, limit=1)
+    assert SqlCounters(one).count(b"a", until=60, limit=1, now=1)
+    assert not SqlCounters(two).count(b"a", until=60, limit=1, now=1)
     one.dispose()
     two.dispose()
     three = open_engine(database)
-    assert not SqlCounters(three).count(b"a", minute=1, limit=1)
+    assert not SqlCounters(three).count(b"a", until=60, limit=1, now=1)
     three.dispose()
 
 
 def test_threads_never_get_more_than_the_limit(engine: Engine) -> None:
     counters = SqlCounters(engine)
-    granted = at_once(lambda: counters.count(b"a", minute=1, limit=5), 8)
+    granted = at_once(lambda: counters.count(b"a", until=60, limit=5, now=1), 8)
     assert granted.count(True) == 5
 
 
@@ -148,15 +148,15 @@ def test_sessions_that_are_over_are_forgotten(engine: Engine) -> None:
 def test_a_database_that_is_gone_is_a_named_refusal(tmp_path: Path, postgres: Postgres) -> None:
     engine = open_engine(database_url(postgres.database(), tmp_path))
     counters = SqlCounters(engine)
-    assert counters.count(b"a", minute=1, limit=9)
+    assert counters.count(b"a", until=60, limit=9, now=1)
     postgres.stop()
     try:
         with pytest.raises(KeyServiceError) as caught:
-            counters.count(b"a", minute=1, limit=9)
+            counters.count(b"a", until=60, limit=9, now=1)
         assert caught.value.reason is Reason.OVERLOADED
     finally:
         postgres.start()
-    assert counters.count(b"a", minute=1, limit=9)  # it comes back by itself
+    assert counters.count(b"a", until=60, limit=9, now=1)  # it comes back by itself
     engine.dispose()
 
 
@@ -185,5 +185,5 @@ def test_a_file_of_the_time_before_migrations_is_taken_over(tmp_path: Path) -> N
         conn.execute("CREATE TABLE counts (name BLOB NOT NULL, minute INTEGER NOT NULL, n INTEGER NOT NULL)")
     conn.close()
     engine = open_engine(database_url(None, tmp_path))
-    assert SqlCounters(engine).count(b"a", minute=1, limit=1)
+    assert SqlCounters(engine).count(b"a", until=60, limit=1, now=1)
     engine.dispose()

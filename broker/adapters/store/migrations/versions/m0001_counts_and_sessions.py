@@ -15,9 +15,10 @@ def upgrade() -> None:
     op.create_table(
         "counts",
         sa.Column("name", sa.LargeBinary, primary_key=True),
-        sa.Column("minute", sa.BigInteger, primary_key=True),
+        sa.Column("until", sa.BigInteger, primary_key=True),
         sa.Column("n", sa.Integer, nullable=False),
     )
+    op.create_index("counts_by_end", "counts", ["until"])
     op.create_table(
         "redeemed",
         sa.Column("value", sa.LargeBinary, primary_key=True),
