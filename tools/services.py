@@ -83,12 +83,21 @@ def _npm(source: str, why: str) -> Callable[[Path], None]:
     return install_from_lock
 
 
+def _install_chromium(folder: Path) -> None:
+    """A headless Chromium out of an npm package, with the libraries that a bare system may lack."""
+    _npm("chromium", _CHROMIUM_WHY)(folder)
+    run([needed("node", _CHROMIUM_WHY), "unpack.mjs"], folder, TMPDIR=str(folder))
+    shutil.rmtree(folder / "node_modules")
+
+
+_CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
 _OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
 
 SERVICES = {
     service.name: service
     for service in (
         Service(name="minio", version=MINIO, program="minio", install=_install_minio),
+        Service(name="chromium", version="153.0.0", program="chromium", install=_install_chromium),
         Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
     )
 }
