@@ -23,6 +23,7 @@ function show(task) {
     byId("lines").append(term, description);
   }
   byId("digest").textContent = task.digest;
+  if (task.kind === "create") byId("approve").textContent = "Make the key";
   for (const id of ["digest-line", "advice", "buttons"]) byId(id).hidden = false;
   byId("approve").focus();
 }
