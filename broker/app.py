@@ -27,6 +27,7 @@ from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.steps import Steps
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
@@ -36,6 +37,7 @@ from broker.quota import Quota
 from broker.sessions import SessionDesk
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
 from broker.web.pages import Pages
+from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
 
@@ -93,13 +95,13 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
         endpoints = (
             *broker_endpoints(cosigner=cosigner, registry=registry, addresses=SignerClient(channel)),
             *session_endpoints(sessions),
-            *_identity(config, engine, proofs),
+            *_identity(config, engine, proofs, sessions),
         )
         yield create_app("AgentKeys broker", endpoints)
 
 
-def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs) -> tuple[Endpoint, ...]:
-    """The ceremonies that the host configured."""
+def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk) -> tuple[Endpoint, ...]:
+    """Pairing, and the ceremonies that the host configured."""
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=time.time)
     counters = SqlCounters(engine)
     email = oidc = None
@@ -125,4 +127,8 @@ def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs) -> tuple[End
             providers=providers,
             clock=time.time,
         )
-    return ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=Pages(origin=config.origin))
+    pairing = PairingDesk(proofs=proofs, steps=steps, counters=counters, clock=time.time)
+    return (
+        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=Pages(origin=config.origin)),
+        *pairing_endpoints(pairing, sessions),
+    )

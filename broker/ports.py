@@ -71,19 +71,24 @@ class Sessions(Protocol):
 
 
 class CeremonyKind(StrEnum):
-    """How an identity is proved."""
+    """What a ceremony is about: an identity to be proved, or a machine to be paired."""
 
     EMAIL = "email"
     OIDC = "oidc"
+    PAIRING = "pairing"
 
 
 class CeremonyState(StrEnum):
-    """How far it came. `AUTHENTICATED`: the provider vouches, and the person has not yet agreed to the binding."""
+    """How far it came.
+
+    `AUTHENTICATED`: the provider vouches, and the person has not yet agreed to the binding. `CLAIMED`: a master took a
+    pairing, and the machine has not yet signed its `Pair`.
+    """
 
     PENDING = "pending"
     AUTHENTICATED = "authenticated"
+    CLAIMED = "claimed"
     CONFIRMED = "confirmed"
-    USED = "used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,9 +41,10 @@ class Steps:
         self._ceremonies = ceremonies
         self._clock = clock
 
-    def begin(self, device: bytes, kind: CeremonyKind, detail: Detail) -> Begun:
-        """A pending ceremony of this device, which ends after 600 s."""
-        now, secret = int(self._clock()), secrets.token_bytes(_SECRET_BYTES)
+    def begin(self, device: bytes, kind: CeremonyKind, detail: Detail, *, secret: bytes | None = None) -> Begun:
+        """A pending ceremony of this device, which ends after 600 s; `secret` in place of 32 random bytes."""
+        now = int(self._clock())
+        secret = secrets.token_bytes(_SECRET_BYTES) if secret is None else secret
         ceremony = Ceremony(
             id=secrets.token_bytes(_ID_BYTES),
             kind=kind,
@@ -64,10 +65,15 @@ class Steps:
             KeyServiceError: `ceremony_ended`, alike for one that was used, is over, or never was.
         """
         try:
-            hashed = sha256(b64u_decode(secret, length=_SECRET_BYTES))
+            return self.shown_raw(b64u_decode(secret, length=_SECRET_BYTES), kind, *states)
         except KeyServiceError as error:
-            raise _ended() from error
-        found = self._ceremonies.by_secret(hashed)
+            if error.reason is Reason.INVALID_ENCODING:
+                raise _ended() from error
+            raise
+
+    def shown_raw(self, secret: bytes, kind: CeremonyKind, *states: CeremonyState) -> Ceremony:
+        """As `shown`, for the bytes of a secret."""
+        found = self._ceremonies.by_secret(sha256(secret))
         if found is None or found.kind is not kind or found.state not in states or self._is_over(found):
             raise _ended()
         return found
@@ -96,6 +102,19 @@ class Steps:
         found = self._ceremonies.find(ceremony_id)
         if found is None or found.device != proof.device:
             raise KeyServiceError(Reason.NOT_FOUND, "no such ceremony of this device")
+        if self._is_over(found):
+            raise _ended()
+        return found
+
+    def known(self, ceremony_id: bytes, kind: CeremonyKind) -> Ceremony:
+        """The ceremony by its id, for whoever its caller knows to have a right to it.
+
+        Raises:
+            KeyServiceError: `not_found`, `ceremony_ended`.
+        """
+        found = self._ceremonies.find(ceremony_id)
+        if found is None or found.kind is not kind:
+            raise KeyServiceError(Reason.NOT_FOUND, "no such ceremony")
         if self._is_over(found):
             raise _ended()
         return found

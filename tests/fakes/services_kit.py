@@ -21,14 +21,18 @@ from agentkeys_runtime.signer_client import CloudSession, ListedObject, ObjectPa
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
+from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
+from broker.ceremonies.pairing import PairingDesk
+from broker.ceremonies.steps import Steps
 from broker.cosign import Cosigner
 from broker.keys import K1Keys
 from broker.proofs import Proofs
 from broker.quota import Quota, QuotaLimits
 from broker.sessions import SessionDesk
+from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
 from tests.fakes.app_client import AppClient
@@ -171,10 +175,17 @@ class Services:
             proofs=self.proofs,
             clock=world.clock.now,
         )
+        pairing = PairingDesk(
+            proofs=self.proofs,
+            steps=Steps(proofs=self.proofs, ceremonies=SqlCeremonies(self.engine), clock=world.clock.now),
+            counters=self.counters,
+            clock=world.clock.now,
+        )
         self.broker = self._client(
             (
                 *broker_endpoints(cosigner=self.cosigner, registry=registry, addresses=self.broker_signer),
                 *session_endpoints(self.sessions),
+                *pairing_endpoints(pairing, self.sessions),
             )
         )
         self.folder = folder / "objects"
