@@ -35,6 +35,7 @@ from broker.keyfile import load_keys
 from broker.proofs import Proofs
 from broker.quota import Quota
 from broker.sessions import SessionDesk
+from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
@@ -78,6 +79,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             clock=time.time,
             aud=config.registry_id,
         )
+        client = SignerClient(channel)
         proofs = Proofs(
             origin=config.origin,
             challenge_key=keys.challenge_key(),
@@ -93,7 +95,9 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             clock=time.time,
         )
         endpoints = (
-            *broker_endpoints(cosigner=cosigner, registry=registry, addresses=SignerClient(channel)),
+            *broker_endpoints(
+                cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
+            ),
             *session_endpoints(sessions),
             *_identity(config, engine, proofs, sessions),
         )

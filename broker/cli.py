@@ -21,13 +21,21 @@ from broker.keyfile import (
     promote_key,
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-key_app = typer.Typer(no_args_is_help=True, help="Replace K1 step by step: prepare, pin, promote, forget.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Checks and co-signs what devices ask for; releases nothing.",
+)
+key_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Replace K1 step by step: prepare, pin, promote, forget."
+)
 app.add_typer(key_app, name="key")
 StateDir = Annotated[Path, typer.Option(help="Folder of the broker's state.")]
 
 
-@app.command()
+@app.command(short_help="Make K1, the co-signing key.")
 def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's state, made if missing.")]) -> None:
     """Make K1, the co-signing key, and write its public half for signer and workers to pin. Never overwrites."""
     public = create_key(state_dir)
@@ -36,7 +44,7 @@ def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's st
     print(f"kid     {public.kid}")
 
 
-@key_app.command()
+@key_app.command(short_help="Make the next K1, which signs nothing yet.")
 def prepare(state_dir: StateDir) -> None:
     """Make the next K1 and its public half, for signer and workers to pin beside the present one. It signs nothing."""
     public = prepare_key(state_dir)
@@ -45,7 +53,7 @@ def prepare(state_dir: StateDir) -> None:
     print("next    add that file to `cosign_keys` of signer and workers and restart them; then `key promote`")
 
 
-@key_app.command()
+@key_app.command(short_help="Let the prepared key sign from the next start on.")
 def promote(state_dir: StateDir) -> None:
     """Let the prepared key sign from the next start on. Sessions signed by the one before stay good until `forget`."""
     public = promote_key(state_dir)
@@ -53,14 +61,14 @@ def promote(state_dir: StateDir) -> None:
     print("next    restart the broker; 10 minutes later drop the old file from `cosign_keys`, then `key forget`")
 
 
-@key_app.command()
+@key_app.command(short_help="Remove the key that was replaced.")
 def forget(state_dir: StateDir) -> None:
     """Remove the key that was replaced."""
     forget_key(state_dir)
     print(f"removed {state_dir / PREVIOUS_KEY_NAME}")
 
 
-@app.command("serve")
+@app.command("serve", short_help="Serve until SIGTERM.")
 def serve_command(
     config: Annotated[Path, typer.Option("--config", help="broker.toml")],
     verbose: Annotated[bool, typer.Option(help="Log health checks as well.")] = False,
