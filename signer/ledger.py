@@ -3,7 +3,7 @@
 Spec: design section 4 ("Once", "Version rule") and section 5 ("Journal and audit are one thing").
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntFlag
@@ -71,13 +71,15 @@ class Versions:
 class IssuedSalt:
     """One salt that may still be released: its number within the object, its epoch, the cap digest of its store.
 
-    `expect` is the cap digest of the store that it was issued to replace, None for none.
+    `expect` is the cap digest of the store that it was issued to replace, None for none. `rewrap`: it holds what an
+    older envelope held, so that it replaces a store by itself (or by nothing, where a legacy envelope came in).
     """
 
     number: int
     epoch: int
     store: bytes
     expect: bytes | None = None
+    rewrap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,10 @@ class LedgerReader(Protocol):
         """A row as signed: its canonical JSON."""
         ...
 
+    def operator_of(self, actor: bytes) -> bytes | None:
+        """The operator of an actor that has an audit chain, None for any other."""
+        ...
+
 
 class Inventory(LedgerReader, Protocol):
     """What lists are read from: only outside a transaction, where nothing waits to be written."""
@@ -123,6 +129,10 @@ class Inventory(LedgerReader, Protocol):
         """(global row id, row) of all chains of one operator, after an id."""
         ...
 
+    def salts_by_epoch(self) -> Mapping[int, int]:
+        """How many open salts still name each epoch."""
+        ...
+
 
 class Ledger(LedgerReader, Protocol):
     """Reads and writes inside one transaction."""
@@ -139,7 +149,9 @@ class Ledger(LedgerReader, Protocol):
         """The object's versions, and the open salt with these bytes if it was issued for that very object."""
         ...
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
+    def add_salt(
+        self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None, rewrap: bool = False
+    ) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         ...
 
@@ -148,7 +160,11 @@ class Ledger(LedgerReader, Protocol):
         ...
 
     def drop(self, ref: ObjectRef) -> None:
-        """Close all salts of the object; it is listed no more."""
+        """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
+        ...
+
+    def was_dropped(self, ref: ObjectRef) -> bool:
+        """Whether the object was deleted at any time."""
         ...
 
 

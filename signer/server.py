@@ -165,6 +165,7 @@ class SignerServer:
             limits=limits,
             refusals=refusals,
             sts=self._sts(),
+            gate=self._gate,
         )
 
     def _sts(self) -> StsExchange | None:

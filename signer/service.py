@@ -17,6 +17,7 @@ from agentkeys_core.ops import Effect
 from agentkeys_runtime.identity import CallerIdentity
 from signer.acknowledgements import acknowledge, check_can_be_new, is_known
 from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
+from signer.gate import Gate
 from signer.keyring import Keyring
 from signer.ledger import Burn, Journalist, Snapshot
 from signer.limits import Limits
@@ -24,6 +25,7 @@ from signer.listings import AuditPage, ListPage, check_audit_body, check_list_bo
 from signer.ports import Clock, RegistryReader, StsExchange
 from signer.refusals import Refusals
 from signer.releases import SALT_LENGTH, KeyRelease, release_list, release_read, release_write, write_line
+from signer.rewrapping import Rewrapping
 from signer.sessions import SessionRelease, Sessions
 from signer.verification import K10Verdict, K11Verdict, verify_k10, verify_k11
 
@@ -53,6 +55,7 @@ class SignerService:
         limits: Limits,
         refusals: Refusals,
         sts: StsExchange | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._keyring = keyring
         self._journalist = journalist
@@ -70,6 +73,7 @@ class SignerService:
             policy=policy.sts,
             exchange=sts,
         )
+        self._rewrapping = Rewrapping(keyring=keyring, journalist=journalist, registry=registry, gate=gate or Gate())
 
     def derive_address(self, caller: CallerIdentity, omni: bytes, epoch: int) -> bytes:
         """The 20-byte address of K4(omni). Raises invalid_omni, epoch_not_held, sealed."""
@@ -185,6 +189,18 @@ class SignerService:
             return page
 
         return self._call(caller, "GetAuditRows", work)
+
+    def rewrap(
+        self, caller: CallerIdentity, *, object_class: int, owner: bytes, service: str, envelope: bytes
+    ) -> bytes:
+        """The envelope under the current epoch, while the host's window is open. Raises as `Rewrapping.rewrap`."""
+
+        def work(attempt: Attempt) -> bytes:
+            return self._rewrapping.rewrap(
+                attempt, object_class=object_class, owner=owner, service=service, envelope=envelope
+            )
+
+        return self._call(caller, "Rewrap", work)
 
     def verify_k10_sig(
         self,

@@ -14,6 +14,7 @@ from typing import Final
 
 from signer.adapters.committer import Committer
 from signer.adapters.database import Database, open_state, read_meta
+from signer.adapters.ledger import SqlLedger
 from signer.clock import SystemClock
 from signer.config import SignerConfig
 from signer.gate import Gate
@@ -152,12 +153,14 @@ def _host_side(opened: Opened, database: Database, committer: Committer) -> Iter
     def facts() -> Mapping[str, object]:
         with database.reading() as conn:
             meta = read_meta(conn)
+            salts = SqlLedger(conn).salts_by_epoch()
         return {
             "registry_id": meta.registry_id,
             "k3_epoch": meta.k3_epoch,
             "incarnation": meta.incarnation,
             "processes": config.processes,
             "started_at": started_at,
+            "salts_by_epoch": salts,
         }
 
     actions = HostActions(keyring=opened.keyring, journal=committer, gate=opened.gate, facts=facts)

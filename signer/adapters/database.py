@@ -20,7 +20,7 @@ from signer.journal import GENESIS, JournalLine, LineKind, chain_hash, check_hea
 from signer.keyring import Keyring
 from signer.ledger import Inventory
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.5
 
 SCHEMA: Final = """
@@ -40,8 +40,10 @@ CREATE TABLE objects(
   issued INTEGER NOT NULL, current INTEGER NOT NULL DEFAULT 0, store BLOB, UNIQUE(owner, class, service)) STRICT;
 CREATE TABLE salts(
   object_id INTEGER NOT NULL, salt BLOB NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
-  store BLOB NOT NULL, expect BLOB,
+  store BLOB NOT NULL, expect BLOB, rewrap INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(object_id, salt)) STRICT, WITHOUT ROWID;
+-- Names that were deleted at any time, as SHA-256: a legacy envelope, for which no salt stands, brings none back.
+CREATE TABLE dropped(name BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 -- Audit chains: `heads.operator_id` is the id of the operator's own chain.
 CREATE TABLE heads(

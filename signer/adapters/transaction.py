@@ -283,10 +283,12 @@ class _TxLedger(SqlLedger):
         _ = self._tx.conn  # the savepoint
         super().put_cap(record)
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
+    def add_salt(
+        self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None, rewrap: bool = False
+    ) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         _ = self._tx.conn
-        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect)
+        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect, rewrap=rewrap)
 
     def make_current(self, object_id: int, issued: IssuedSalt) -> None:
         """Make that store the current one, forget every older salt, and count the store as acknowledged."""
@@ -294,7 +296,7 @@ class _TxLedger(SqlLedger):
         super().make_current(object_id, issued)
 
     def drop(self, ref: ObjectRef) -> None:
-        """Close all salts of the object; it is listed no more."""
+        """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
         _ = self._tx.conn
         super().drop(ref)
 

@@ -69,6 +69,17 @@ class SignerServicer:
         page = self._service.get_audit_rows(context.caller, request.cap, after=after, limit=request.limit)
         return pb.GetAuditRowsResponse(rows=page.rows, next=page.next)
 
+    def Rewrap(self, request: pb.RewrapRequest, context: CallContext) -> pb.RewrapResponse:
+        """Envelope of a held epoch, or a legacy one, under the current epoch."""
+        envelope = self._service.rewrap(
+            context.caller,
+            object_class=getattr(request, "class"),  # a keyword of this language
+            owner=request.owner,
+            service=request.service,
+            envelope=request.envelope,
+        )
+        return pb.RewrapResponse(envelope=envelope)
+
     def VerifyK10Sig(self, request: pb.VerifyK10SigRequest, context: CallContext) -> pb.VerifyK10SigResponse:
         """Verdict on a device signature."""
         found = self._service.verify_k10_sig(
@@ -94,7 +105,7 @@ class SignerServicer:
         """Refuse an RPC of the protocol that this version does not serve."""
         raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
 
-    SignCheckpoint = SignSiwe = SignTypedData = AttestEnrol = Rewrap = _not_yet
+    SignCheckpoint = SignSiwe = SignTypedData = AttestEnrol = _not_yet
     DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
 
 
