@@ -9,6 +9,7 @@ import grpc
 from agentkeys.signer.v1 import signer_pb2 as pb
 from agentkeys.signer.v1 import signer_pb2_grpc
 from agentkeys_core.k11 import K11Assertion
+from agentkeys_core.ops import ObjectClass
 from agentkeys_runtime.grpc_errors import from_rpc_error
 
 Response = TypeVar("Response")
@@ -153,6 +154,12 @@ class SignerClient:
         request = pb.GetAuditRowsRequest(cap=cap, after=after, limit=limit)
         answer = self._call(lambda timeout: self._stub.GetAuditRows(request, timeout=timeout))
         return RowPage(rows=tuple(answer.rows), next=answer.next if answer.HasField("next") else None)
+
+    def rewrap(self, *, object_class: ObjectClass, owner: bytes, service: str, envelope: bytes) -> bytes:
+        """The envelope under the current epoch, while the signer's host lets it."""
+        request = pb.RewrapRequest(owner=owner, service=service, envelope=envelope)
+        setattr(request, "class", int(object_class))  # a keyword of this language
+        return self._call(lambda timeout: self._stub.Rewrap(request, timeout=timeout)).envelope
 
     def verify_k10_sig(
         self,

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, cred, devices, setup
+from device.commands import agent, audit, cred, devices, memory, setup
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -46,6 +46,7 @@ app.command("init")(setup.init)
 app.command("pair")(setup.pair)
 app.command("whoami")(setup.whoami)
 app.add_typer(cred.app, name="cred")
+app.add_typer(memory.app, name="memory")
 app.add_typer(agent.app, name="agent")
 app.add_typer(agent.scope_app, name="scope")
 app.add_typer(devices.app, name="device")

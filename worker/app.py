@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
-from agentkeys_core.ops import OPS, Effect, Op, WorkerClass
+from agentkeys_core.ops import OPS, Effect, ObjectClass, Op, WorkerClass
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import read_limited
 from agentkeys_runtime.identity import CallerRole
@@ -33,6 +33,7 @@ from worker.auditlog import AuditLog
 from worker.config import WorkerConfig
 from worker.credentials import ObjectService
 from worker.ports import Signer
+from worker.rewrap import Report, rewrap_all
 from worker.web.routes import Operation, operation_endpoints
 
 #: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
@@ -81,6 +82,24 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
         )
         endpoints = (*operation_endpoints(admission, operations), *registry_endpoints(registry))
         yield create_app(f"AgentKeys {config.worker_class} worker", endpoints)
+
+
+def rewrap(config: WorkerConfig) -> Report:
+    """Bring every object of this worker's folder under the current epoch, and say what was done.
+
+    Raises:
+        ConfigError: certificate or folder cannot be used, or the worker keeps no objects.
+        KeyServiceError: window_closed and whatever else ends the walk; run again, it goes on.
+    """
+    if config.objects is None:
+        raise ConfigError(f"a worker of class {config.worker_class} keeps no objects")
+    object_class = ObjectClass[config.worker_class.name]
+    tls, signer = config.tls, config.signer
+    with (
+        client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name) as channel,
+        LocalObjects(config.objects.directory) as objects,
+    ):
+        return rewrap_all(objects, SignerClient(channel), object_class)
 
 
 def check_registry(registry: RegistrySource, registry_id: str) -> None:

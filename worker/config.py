@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from agentkeys_core.ops import WorkerClass
 from agentkeys_runtime.config import named
 from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_listen
-
-#: Classes that this version serves, and whether they keep objects.
-KEEPS_OBJECTS: Final = {WorkerClass.CREDENTIALS: True, WorkerClass.AUDIT: False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +34,5 @@ class WorkerConfig:
             raise ValueError("registry_id must be ASCII text")
         if not self.cosign_keys:
             raise ValueError("cosign_keys names no broker key: every cap would be refused")
-        if self.worker_class not in KEEPS_OBJECTS:
-            raise ValueError(f"class {self.worker_class} is not served by this version")
-        if KEEPS_OBJECTS[self.worker_class] != (self.objects is not None):
+        if (self.worker_class is not WorkerClass.AUDIT) != (self.objects is not None):
             raise ValueError("[objects] belongs to the workers that keep objects, and they need it")

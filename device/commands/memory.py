@@ -1,0 +1,15 @@
+"""`memory put | get | list | rm`."""
+
+from device.commands.objects import Words, commands
+from device.memories import KIND
+
+app = commands(
+    KIND,
+    Words(
+        all="Memories of this device's actor: store, read, list, delete. All devices of one agent share them.",
+        put="Store a memory, byte for byte, new or instead of the one under that name.",
+        get="Read a memory: its very bytes, after put and get were verified.",
+        list="List the names that this device may see.",
+        rm="Delete a memory for ever.",
+    ),
+)
