@@ -51,6 +51,13 @@ PERMISSIONS: Final[Mapping[str, frozenset[CallerRole]]] = MappingProxyType(
 #: Answered also while the signer is sealed or waits out a clock reset: they release nothing.
 ALWAYS_SERVED: Final = frozenset(method for method in PERMISSIONS if not method.startswith("/agentkeys."))
 
+#: Each call, and each item of a batch, is charged to its certificate by the service itself.
+CHARGED_BY_ITEM: Final = frozenset(method for method in PERMISSIONS if method.startswith(f"/{SIGNER}/"))
+#: Wait for other servers, so they have threads of their own: one that does not answer stops nothing else.
+SLOW: Final = frozenset({f"/{SIGNER}/StsCredentials", f"/{SIGNER}/AttestEnrol"})
+#: May be as long as an envelope is.
+CARRY_ENVELOPES: Final = frozenset({f"/{SIGNER}/Rewrap"})
+
 
 def is_allowed(role: CallerRole, method: str) -> bool:
     """Whether a caller of `role` may call this full method name."""

@@ -130,8 +130,8 @@ def test_the_classes_do_not_mix(town: Town, master: Member, agent: Member) -> No
     call = partial(signer.derive_cred_kek, agent.cap(Op.MEMORY_GET, NOTES).encode(), epoch=1, salt=bytes(32))
     assert reason(call) == "class_mismatch"
     credentials.put(master.device, "notes", b"a credential")
-    cap = master.cap(Op.CRED_FETCH, "cred:notes", k11=True).encode()
-    assert reason(partial(town.signer("memory").derive_cred_kek, cap, epoch=1, salt=bytes(32))) == "class_mismatch"
+    fetch = master.cap(Op.CRED_FETCH, "cred:notes", k11=True).encode()
+    assert reason(partial(town.signer("memory").derive_cred_kek, fetch, epoch=1, salt=bytes(32))) == "class_mismatch"
 
 
 def test_a_value_that_the_worker_swaps_is_noticed(town: Town, master: Member, agent: Member) -> None:
