@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agentkeys_runtime.descriptors import raise_descriptors
 from signer.adapters.committer import Committer
 from signer.adapters.database import Database, open_state, read_meta
 from signer.adapters.ledger import SqlLedger
@@ -26,6 +27,8 @@ from signer.prefork import Children, StopFlag
 from signer.vault import Vault
 
 _OTHERS: Final = 0o077
+#: Twice the connections that the port takes (`server`), so that the state file never goes without.
+DESCRIPTORS: Final = 8_192
 
 
 class StartError(Exception):
@@ -50,6 +53,7 @@ def serve(config: SignerConfig, unsealer: Unsealer, *, allow_software_k11: bool)
         Exception: whatever keeps the signer from starting; nothing was served then.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a failed start says one line, and that is ours
+    raise_descriptors(DESCRIPTORS)
     stop = StopFlag()
     stop.install()
     with only_signer_of(config), Keyring(Vault(config.vault).open(unsealer)) as keyring:

@@ -1,6 +1,5 @@
 """The HTTP application of a service: bodies read within their limits, handlers in threads, every refusal a problem."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,11 @@ from agentkeys_runtime.logs import log_event, request_id
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
+from agentkeys_runtime.web.reading import Readers
 
 BODY_TIMEOUT_S: Final = 30.0
 THREADS: Final = 40
-#: Requests that are read, wait for a thread or run. Beyond this they are refused at once instead of piling up.
+#: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
 MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
@@ -90,6 +90,7 @@ class _Gate:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
+        self.readers = Readers()
         self._threads: anyio.CapacityLimiter | None = None
 
     def __enter__(self) -> None:
@@ -125,8 +126,9 @@ class _Served:
         trace.route = endpoint.path
         if endpoint.quiet:
             trace.level = logging.DEBUG
-        with self._gate:
-            body = await _read_body(request, endpoint.body_limit) if endpoint.body_limit else b""
+        limit = endpoint.body_limit
+        body = await _read_body(request, limit, self._gate.readers) if limit else b""
+        with self._gate:  # only what is here in full: whoever sends slowly holds no place
             call = Call(body=body, path=dict(request.path_params))
             try:
                 found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
@@ -140,11 +142,12 @@ class _Served:
         await response(scope, receive, send)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def _read_body(request: Request, limit: int, readers: Readers) -> bytes:
     """Return the body, of which no more than `limit` bytes are ever held.
 
     Raises:
-        KeyServiceError: `too_large`; `invalid_body` for another media type, a coded body, or one that does not come.
+        KeyServiceError: `too_large`; `invalid_body` for another media type, a coded body, or one that does not come;
+            `overloaded` for one that comes too slowly.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise KeyServiceError(Reason.INVALID_BODY, "Content-Type must be application/json")
@@ -154,14 +157,11 @@ async def _read_body(request: Request, limit: int) -> bytes:
     if declared.isascii() and declared.isdigit() and (len(declared) > 12 or int(declared) > limit):  # noqa: PLR2004
         raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
     body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > limit:
-                    raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
-                body += chunk
-    except TimeoutError as error:
-        raise KeyServiceError(Reason.INVALID_BODY, f"no whole body in {BODY_TIMEOUT_S:.0f} s") from error
+    async with readers.one(BODY_TIMEOUT_S):
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > limit:
+                raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
+            body += chunk
     return bytes(body)
 
 
