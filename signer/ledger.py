@@ -90,6 +90,16 @@ class StoredName:
     store: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedCheckpoint:
+    """The last checkpoint: rows covered, root (32 bytes), the tree's frontier as `Frontier` encodes it, the note."""
+
+    size: int
+    root: bytes
+    peaks: bytes
+    note: bytes
+
+
 class LedgerReader(Protocol):
     """Reads, from one consistent snapshot."""
 
@@ -107,6 +117,10 @@ class LedgerReader(Protocol):
 
     def operator_of(self, actor: bytes) -> bytes | None:
         """The operator of an actor that has an audit chain, None for any other."""
+        ...
+
+    def checkpoint(self) -> SignedCheckpoint | None:
+        """The last checkpoint that was signed."""
         ...
 
 
@@ -127,6 +141,14 @@ class Inventory(LedgerReader, Protocol):
 
     def rows_of_operator(self, operator: bytes, *, after: int | None, limit: int) -> Iterator[tuple[int, bytes]]:
         """(global row id, row) of all chains of one operator, after an id."""
+        ...
+
+    def row_count(self) -> int:
+        """How many rows there are in all chains."""
+        ...
+
+    def row_hashes(self, *, after: int, limit: int) -> Iterator[bytes]:
+        """Hashes of rows of all chains in the order of writing, after the first `after`."""
         ...
 
     def salts_by_epoch(self) -> Mapping[int, int]:
@@ -161,6 +183,10 @@ class Ledger(LedgerReader, Protocol):
 
     def drop(self, ref: ObjectRef) -> None:
         """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
+        ...
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
         ...
 
     def was_dropped(self, ref: ObjectRef) -> bool:

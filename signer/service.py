@@ -5,7 +5,7 @@ The order of checks is that of section 4 and stands in `admission` (class to K11
 recorded here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from agentkeys_core.audit import OpResult
@@ -17,6 +17,7 @@ from agentkeys_core.ops import Effect
 from agentkeys_runtime.identity import CallerIdentity
 from signer.acknowledgements import acknowledge, check_can_be_new, is_known
 from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
+from signer.checkpoints import Checkpoints, RowHashes
 from signer.gate import Gate
 from signer.keyring import Keyring
 from signer.ledger import Burn, Journalist, Snapshot
@@ -73,6 +74,7 @@ class SignerService:
             policy=policy.sts,
             exchange=sts,
         )
+        self._checkpoints = Checkpoints(keyring=keyring, journalist=journalist, snapshot=snapshot, registry=registry)
         self._rewrapping = Rewrapping(keyring=keyring, journalist=journalist, registry=registry, gate=gate or Gate())
 
     def derive_address(self, caller: CallerIdentity, omni: bytes, epoch: int) -> bytes:
@@ -189,6 +191,18 @@ class SignerService:
             return page
 
         return self._call(caller, "GetAuditRows", work)
+
+    def get_row_hashes(self, caller: CallerIdentity, *, after: int, limit: int) -> RowHashes:
+        """Hashes of all rows in the order of writing. Raises as `Checkpoints.hashes`."""
+        return self._call(
+            caller, "GetRowHashes", lambda attempt: self._checkpoints.hashes(attempt, after=after, limit=limit)
+        )
+
+    def sign_checkpoint(self, caller: CallerIdentity, *, size: int, root: bytes, proof: Sequence[bytes]) -> bytes:
+        """The signed note over the first `size` rows. Raises as `Checkpoints.sign`."""
+        return self._call(
+            caller, "SignCheckpoint", lambda attempt: self._checkpoints.sign(attempt, size=size, root=root, proof=proof)
+        )
 
     def rewrap(
         self, caller: CallerIdentity, *, object_class: int, owner: bytes, service: str, envelope: bytes

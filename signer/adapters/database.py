@@ -54,6 +54,11 @@ CREATE TABLE rows(
   row BLOB NOT NULL, UNIQUE(actor_id, seq)) STRICT;
 CREATE INDEX rows_operator ON rows(operator_id);
 
+-- The last signed checkpoint, if any; `peaks` are the roots of the tree's complete subtrees.
+CREATE TABLE checkpoint(
+  id INTEGER PRIMARY KEY CHECK(id = 1), size INTEGER NOT NULL, root BLOB NOT NULL, peaks BLOB NOT NULL,
+  note BLOB NOT NULL) STRICT;
+
 CREATE TABLE journal(seq INTEGER PRIMARY KEY, line BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
 -- One row, rewritten by each commit: the head, and the newest time that this signer has seen.
 CREATE TABLE journal_head(

@@ -6,7 +6,7 @@ from typing import Final
 
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ops import ObjectClass
-from signer.ledger import Burn, CapRecord, IssuedSalt, ObjectRef, StoredName, Versions
+from signer.ledger import Burn, CapRecord, IssuedSalt, ObjectRef, SignedCheckpoint, StoredName, Versions
 
 _CAP_COLUMNS: Final = "digest, burned, keep_until, row_id, salt, expect, outcome, outcome_row_id"
 _SUCCESS: Final = 0
@@ -136,6 +136,34 @@ class SqlLedger:
     def salts_by_epoch(self) -> Mapping[int, int]:
         """How many open salts still name each epoch."""
         return dict(self._conn.execute("SELECT epoch, count(*) FROM salts GROUP BY epoch ORDER BY epoch").fetchall())
+
+    def row_count(self) -> int:
+        """How many rows there are in all chains."""
+        found: tuple[int | None] = self._conn.execute("SELECT max(id) FROM rows").fetchone()
+        return found[0] or 0
+
+    def row_hashes(self, *, after: int, limit: int) -> Iterator[bytes]:
+        """Hashes of rows of all chains in the order of writing, after the first `after`."""
+        rows = self._conn.execute(
+            "SELECT json_extract(CAST(row AS TEXT), '$.row_hash') FROM rows WHERE id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return (bytes.fromhex(found) for (found,) in rows)
+
+    def checkpoint(self) -> SignedCheckpoint | None:
+        """The last checkpoint that was signed."""
+        found = self._conn.execute("SELECT size, root, peaks, note FROM checkpoint").fetchone()
+        if found is None:
+            return None
+        size, root, peaks, note = found
+        return SignedCheckpoint(size=size, root=root, peaks=peaks, note=note)
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
+        self._conn.execute(
+            "INSERT OR REPLACE INTO checkpoint(id, size, root, peaks, note) VALUES (1, ?, ?, ?, ?)",
+            (checkpoint.size, checkpoint.root, checkpoint.peaks, checkpoint.note),
+        )
 
     def operator_of(self, actor: bytes) -> bytes | None:
         """The operator of an actor that has an audit chain, None for any other."""

@@ -15,7 +15,7 @@ from agentkeys_core.hashes import keccak256
 from signer.adapters.ledger import SqlLedger
 from signer.journal import JournalLine, chain_hash
 from signer.keyring import Keyring
-from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef
+from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef, SignedCheckpoint
 
 _INSERT_ROWS: Final = "INSERT INTO rows(id, actor_id, operator_id, seq, row) VALUES "
 _INSERT_LINES: Final = "INSERT INTO journal(seq, line, hash) VALUES "
@@ -299,6 +299,11 @@ class _TxLedger(SqlLedger):
         """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
         _ = self._tx.conn
         super().drop(ref)
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
+        _ = self._tx.conn
+        super().put_checkpoint(checkpoint)
 
 
 _STATEMENTS: Final[dict[tuple[str, int], str]] = {}

@@ -27,6 +27,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[CallerRole]]] = MappingProxyType(
         f"/{SIGNER}/SignAuditRowBatch": _WORKER,
         f"/{SIGNER}/ListObjects": _WORKER,
         f"/{SIGNER}/GetAuditRows": _WORKER,
+        f"/{SIGNER}/GetRowHashes": _WORKER,
         f"/{SIGNER}/SignCheckpoint": _WORKER,
         f"/{SIGNER}/SignSiwe": _BROKER,
         f"/{SIGNER}/SignTypedData": _BROKER,

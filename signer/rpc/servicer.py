@@ -69,6 +69,20 @@ class SignerServicer:
         page = self._service.get_audit_rows(context.caller, request.cap, after=after, limit=request.limit)
         return pb.GetAuditRowsResponse(rows=page.rows, next=page.next)
 
+    def GetRowHashes(self, request: pb.GetRowHashesRequest, context: CallContext) -> pb.GetRowHashesResponse:
+        """Hashes of all rows in the order of writing."""
+        found = self._service.get_row_hashes(context.caller, after=request.after, limit=request.limit)
+        return pb.GetRowHashesResponse(
+            hashes=b"".join(found.hashes), total=found.total, checkpoint_size=found.checkpoint_size
+        )
+
+    def SignCheckpoint(self, request: pb.SignCheckpointRequest, context: CallContext) -> pb.SignCheckpointResponse:
+        """Signed note over the first rows of all chains."""
+        note = self._service.sign_checkpoint(
+            context.caller, size=request.tree_size, root=request.root, proof=tuple(request.consistency_proof)
+        )
+        return pb.SignCheckpointResponse(checkpoint=note)
+
     def Rewrap(self, request: pb.RewrapRequest, context: CallContext) -> pb.RewrapResponse:
         """Envelope of a held epoch, or a legacy one, under the current epoch."""
         envelope = self._service.rewrap(
@@ -105,7 +119,7 @@ class SignerServicer:
         """Refuse an RPC of the protocol that this version does not serve."""
         raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
 
-    SignCheckpoint = SignSiwe = SignTypedData = AttestEnrol = _not_yet
+    SignSiwe = SignTypedData = AttestEnrol = _not_yet
     DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
 
 
