@@ -1,6 +1,6 @@
 """The signer as its callers see it: typed answers, and refusals as the `KeyServiceError` that the signer meant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -63,6 +63,15 @@ class RowPage:
 
     rows: tuple[bytes, ...]
     next: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashPage:
+    """Hashes (32 bytes) of rows in the order of writing; all rows there are, and those of the last checkpoint."""
+
+    hashes: tuple[bytes, ...]
+    total: int
+    checkpoint_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +163,18 @@ class SignerClient:
         request = pb.GetAuditRowsRequest(cap=cap, after=after, limit=limit)
         answer = self._call(lambda timeout: self._stub.GetAuditRows(request, timeout=timeout))
         return RowPage(rows=tuple(answer.rows), next=answer.next if answer.HasField("next") else None)
+
+    def row_hashes(self, *, after: int, limit: int) -> HashPage:
+        """Hashes of all audit rows in the order of writing, after the first `after`."""
+        request = pb.GetRowHashesRequest(after=after, limit=limit)
+        answer = self._call(lambda timeout: self._stub.GetRowHashes(request, timeout=timeout))
+        hashes = tuple(answer.hashes[start : start + 32] for start in range(0, len(answer.hashes), 32))
+        return HashPage(hashes=hashes, total=answer.total, checkpoint_size=answer.checkpoint_size)
+
+    def sign_checkpoint(self, *, size: int, root: bytes, proof: Sequence[bytes]) -> bytes:
+        """The signed note over the first `size` rows."""
+        request = pb.SignCheckpointRequest(tree_size=size, root=root, consistency_proof=proof)
+        return self._call(lambda timeout: self._stub.SignCheckpoint(request, timeout=timeout)).checkpoint
 
     def rewrap(self, *, object_class: ObjectClass, owner: bytes, service: str, envelope: bytes) -> bytes:
         """The envelope under the current epoch, while the signer's host lets it."""

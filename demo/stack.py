@@ -145,7 +145,8 @@ class Stack:
             + self.settings.get("broker", quota),
         }
         for name in _WORKERS:
-            objects = "" if name == "audit" else f'[objects]\ndirectory = "{self.root}/objects"\n'
+            folder = "[checkpoints]\nevery_s = 1.0\n" if name == "audit" else "[objects]\n"
+            objects = f'{folder}directory = "{self.root}/{"tree" if name == "audit" else "objects"}"\n'
             links = self._tls(name, "ca") + self._to_signer(name) + objects
             texts[name] = f'class = "{name}"\n' + self._edge(name) + cosign + links + self.settings.get(name, "")
         for name, text in texts.items():

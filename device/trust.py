@@ -7,6 +7,7 @@ from typing import Final
 from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
 from agentkeys_core.caprequest import CapRequest
 from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.checkpoint import Checkpoint
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import ES256PublicKey, parse_jwks
@@ -80,6 +81,20 @@ class AuditKeys:
         if not self._fetched and any(row.kid not in self._keys for row in rows):
             self.refresh()
         return self._keys
+
+    def verify_checkpoint(self, note: bytes, registry_id: str) -> Checkpoint:
+        """Return the checkpoint of a note, once an audit key is proven to have signed it.
+
+        Raises:
+            KeyServiceError: as `Checkpoint.verify`; DeviceError as `refresh`.
+        """
+        try:
+            return Checkpoint.verify(note, registry_id, self._keys.values())
+        except KeyServiceError:
+            if self._fetched:
+                raise
+        self.refresh()  # a key of a new epoch may have signed it
+        return Checkpoint.verify(note, registry_id, self._keys.values())
 
 
 def _expect(condition: bool, what: str) -> None:

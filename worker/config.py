@@ -16,6 +16,18 @@ class ObjectsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointsConfig:
+    """Where the audit worker keeps the tree of all rows, and how often it has a checkpoint signed, in seconds."""
+
+    directory: Path
+    every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.every_s > 0:
+            raise ValueError("every_s must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """The whole file. `cosign_keys` are the brokers' public JWK files; `registry_id` is the only `aud` served here."""
 
@@ -27,6 +39,7 @@ class WorkerConfig:
     tls: TlsSettings
     signer: SignerSettings
     objects: ObjectsConfig | None = None
+    checkpoints: CheckpointsConfig | None = None
 
     def __post_init__(self) -> None:
         parse_listen(self.listen)
@@ -36,3 +49,5 @@ class WorkerConfig:
             raise ValueError("cosign_keys names no broker key: every cap would be refused")
         if (self.worker_class is not WorkerClass.AUDIT) != (self.objects is not None):
             raise ValueError("[objects] belongs to the workers that keep objects, and they need it")
+        if self.checkpoints is not None and self.worker_class is not WorkerClass.AUDIT:
+            raise ValueError("[checkpoints] belongs to the audit worker")
