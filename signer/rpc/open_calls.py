@@ -63,15 +63,19 @@ class Spares(Protocol):
 
 
 class _Open:
-    __slots__ = ("caller", "context", "reading_since", "since")
+    __slots__ = ("caller", "context", "reading", "since")
 
     def __init__(self, caller: str, context: Context, now: float) -> None:
         self.caller, self.context, self.since = caller, context, now
-        self.reading_since: float | None = None
+        self.reading = True
 
 
 class OpenCalls:
-    """Watches over the open calls of one process. `start` begins to watch, on a thread of its own."""
+    """Watches over the open calls of one process. `start` begins to watch, on a thread of its own.
+
+    A call only notes itself, without a lock; what is counted is counted by the watcher, twenty times a second. Until
+    it looks, a caller can exceed its bounds by what the threads there are can begin.
+    """
 
     def __init__(
         self, pool: Spares, limits: OpenLimits | None = None, *, monotonic: Callable[[], float] = time.monotonic
@@ -79,10 +83,8 @@ class OpenCalls:
         self._pool = pool
         self._limits = limits or OpenLimits()
         self._monotonic = monotonic
-        self._lock = threading.Lock()
         self._open: dict[int, _Open] = {}
-        self._count: Counter[str] = Counter()
-        self._reading: Counter[str] = Counter()
+        self._over: frozenset[str] = frozenset()
         self._spare = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="open-calls", daemon=True)
@@ -98,70 +100,58 @@ class OpenCalls:
             self._thread.join()
 
     def message(self, caller: str, context: Context, messages: Iterator[bytes]) -> bytes:
-        """Count the call as open until it has ended, and return its one message once that is here.
+        """Note the call as open until it has ended, and return its one message once that is here.
 
         Raises:
             KeyServiceError: overloaded where this certificate holds too many calls; invalid_encoding for no message.
             ClientGoneError: the client gave up, or its deadline has passed: nothing is to be begun.
         """
-        call = self._begin(caller, context)
+        if caller in self._over:
+            raise KeyServiceError(Reason.OVERLOADED, "too many open calls of one caller")
+        call = _Open(caller, context, self._monotonic())
+        self._open[id(call)] = call
+        if not context.add_callback(lambda: self._ended(call)):
+            self._ended(call)
+            raise ClientGoneError
         try:
             message = next(messages)
         except StopIteration as exc:
             check_waiting(context)
             raise KeyServiceError(Reason.INVALID_ENCODING, "no message") from exc
         finally:
-            self._has_read(call)
+            call.reading = False
         check_waiting(context)
         return message
 
-    def _begin(self, caller: str, context: Context) -> _Open:
-        call = _Open(caller, context, self._monotonic())
-        with self._lock:
-            if self._count[caller] >= self._limits.per_caller:
-                raise KeyServiceError(Reason.OVERLOADED, "too many open calls of one caller")
-            if self._reading[caller] >= self._limits.reading_per_caller:
-                raise KeyServiceError(Reason.OVERLOADED, "too many messages of one caller are awaited")
-            self._open[id(call)] = call
-            self._count[caller] += 1
-            self._reading[caller] += 1
-            call.reading_since = call.since
-        if not context.add_callback(lambda: self._ended(call)):
-            self._has_read(call)
-            self._ended(call)
-            raise ClientGoneError
-        return call
-
-    def _has_read(self, call: _Open) -> None:
-        with self._lock:
-            if call.reading_since is not None:
-                call.reading_since = None
-                _less(self._reading, call.caller)
-
     def _ended(self, call: _Open) -> None:
-        with self._lock:
-            if self._open.pop(id(call), None) is not None:
-                _less(self._count, call.caller)
+        self._open.pop(id(call), None)
 
     def _watch(self) -> None:
         while not self._stopping.wait(_TICK_S):
             self.look()
 
     def look(self) -> None:
-        """Replace the threads that are stalled, and end the calls that have been open for too long."""
+        """Replace the threads that are stalled, end what has been open for too long, and see who holds too much."""
         now = self._monotonic()
-        stalled, over = 0, []
-        with self._lock:
-            for call in self._open.values():
-                reading = call.reading_since
-                stalled += reading is not None and now - reading > STALLED_S
-                late = reading is not None and now - reading > self._limits.message_s
-                if late or now - call.since > self._limits.life_s:
-                    over.append(call)
-        if stalled != self._spare:
-            self._spare = stalled
-            self._pool.spare(stalled)
-        for call in over:
+        held: Counter[str] = Counter()
+        stalled: Counter[str] = Counter()
+        late = []
+        for call in list(self._open.values()):  # one step for the interpreter, whatever other threads do
+            held[call.caller] += 1
+            age = now - call.since
+            if call.reading and age > STALLED_S:
+                stalled[call.caller] += 1
+            if age > (self._limits.message_s if call.reading else self._limits.life_s):
+                late.append(call)
+        self._over = frozenset(
+            caller
+            for caller, count in held.items()
+            if count >= self._limits.per_caller or stalled[caller] >= self._limits.reading_per_caller
+        )
+        if stalled.total() != self._spare:
+            self._spare = stalled.total()
+            self._pool.spare(self._spare)
+        for call in late:
             with suppress(Exception):  # whatever gRPC says of a call that ends at this very moment
                 call.context.cancel()
 
@@ -170,9 +160,3 @@ def check_waiting(context: Context) -> None:
     """Return while the client waits for the answer. Raises ClientGoneError."""
     if not context.is_active() or context.time_remaining() <= 0:
         raise ClientGoneError
-
-
-def _less(count: Counter[str], key: str) -> None:
-    count[key] -= 1
-    if not count[key]:
-        del count[key]

@@ -153,3 +153,13 @@ def test_a_frontier_goes_on_where_it_ended(first, more):
 def test_a_frontier_of_another_size_is_refused(size, length):
     with refused("invalid_encoding"):
         Frontier.parse(size, bytes(length))
+
+
+def test_a_proof_of_a_smaller_tree_is_none_of_a_larger_one():
+    """Its hashes lead to a root, but not as far up as the size says."""
+    leaves = rows(8)
+    nodes = nodes_of(leaves)
+    with refused("invalid_encoding"):
+        check_inclusion(leaves[0], 0, 8, inclusion_proof(nodes, 0, 2), merkle_root(leaves[:2]))
+    with refused("invalid_encoding"):
+        check_consistency(1, 8, merkle_root(leaves[:1]), merkle_root(leaves[:2]), consistency_proof(nodes, 1, 2))
