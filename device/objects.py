@@ -13,7 +13,7 @@ from agentkeys_core.registry import MASTER
 from device.client import Prepared, Reply, ask, at_current_epoch, prepare, send
 from device.errors import DeviceError, Trouble
 from device.session import Device
-from device.trust import check_stored_row
+from device.trust import check_released, check_stored_row
 
 _PAGE: Final = 1000
 _PUT_TRIES: Final = 3
@@ -34,6 +34,14 @@ class ObjectKind:
     def service(self, name: str, op: Op) -> Service:
         """The service of a name; raises `invalid_cap`."""
         return Service.parse(f"{self.prefix}:{name}", op)
+
+    def named(self, name: str, op: Op) -> Service:
+        """The service of a name that a person gave. Raises `usage` for one that no object can have."""
+        try:
+            return self.service(name, op)
+        except KeyServiceError as exc:
+            words = "a name has 1 to 64 of a-z, 0-9, and . _ - inside; list is taken"
+            raise DeviceError(Trouble.USAGE, words) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +120,7 @@ def put(kind: ObjectKind, device: Device, name: str, value: bytes) -> Stored:
     """
     if not 1 <= len(value) <= kind.max_bytes:
         raise DeviceError(Trouble.USAGE, f"a {kind.word} has 1 to {kind.max_bytes} bytes, this one {len(value)}")
-    service = kind.service(name, kind.write)
+    service = kind.named(name, kind.write)
     expect = current_store(kind, device, name)
     body = StoreBody(blind=secrets.token_bytes(32), expect=expect, value=value).encode()
     k11 = _needs_k11(device, kind.write, replacing=expect is not None)
@@ -157,25 +165,28 @@ def _acknowledged(reply: Reply, answer: type[StoreAnswer] | type[DeleteAnswer]) 
 
 def remove(kind: ObjectKind, device: Device, name: str) -> Stored:
     """Delete what is stored under a name; done only with the signed row."""
-    service = kind.service(name, kind.delete)
+    service = kind.named(name, kind.delete)
     reply = ask(device, kind.delete, service, EMPTY_BODY, k11=_needs_k11(device, kind.delete))
     return Stored(cap_digest=reply.request.digest, row=_acknowledged(reply, DeleteAnswer))
 
 
 def get(kind: ObjectKind, device: Device, name: str) -> Fetched:
-    """Return the value that was last stored under a name by whoever may store there.
+    """Return the value that was last stored under a name by whoever may store there: no other, and no earlier one.
 
     Raises:
         DeviceError: `row_not_trusted`, `answer_not_trusted`: nothing of the value was used.
         KeyServiceError: `object_not_found`, `service_not_in_scope` and so on.
     """
-    service = kind.service(name, kind.read)
+    service = kind.named(name, kind.read)
     reply = ask(device, kind.read, service, EMPTY_BODY, k11=_needs_k11(device, kind.read))
     try:
         answer = FetchAnswer.parse(reply.plaintext or b"")
         request = reply.request
         owner = owner_of(request.rule, request.operator_omni, request.actor_omni)
         content = check_stored_row(device.keys, answer.row, request, owner=owner, body=answer.body)
+        if reply.row is None:
+            raise DeviceError(Trouble.ROW_NOT_TRUSTED, "no row")
+        check_released(answer.row, reply.row)
         value = StoreBody.parse(answer.body).value
     except KeyServiceError as exc:
         raise _not_trusted("the stored object", exc) from exc

@@ -6,12 +6,12 @@ came before. A crash anywhere leaves an object that opens; run again, the walk g
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import OPS, ObjectClass, object_place
-from worker.ports import ObjectStore
 
 #: Pauses in seconds before the signer is asked again; whoever walks has time.
 PAUSES_S: Final = (0.2, 1.0, 3.0)
@@ -41,8 +41,17 @@ class Rewrapper(Protocol):
         """The envelope under the current epoch; the very same bytes where it is there already."""
 
 
-class WalkedObjects(ObjectStore, Protocol):
-    """Objects that can be walked."""
+class WalkedObjects(Protocol):
+    """Objects of a folder, which the host itself may walk. Failures are `object_store_unavailable`."""
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        """Keep every other writer of this object out, in this process and in others."""
+
+    def read(self, path: str) -> bytes | None:
+        """The object, None where there is none."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace the object durably: after a crash it is the old one or the new one."""
 
     def paths(self, object_class: ObjectClass) -> Iterator[str]:
         """The path of every object of a class; those that appear or go meanwhile may be missed."""

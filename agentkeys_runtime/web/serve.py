@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.descriptors import raise_descriptors
 from agentkeys_runtime.mtls import https_server_context
-from agentkeys_runtime.web.connections import HANDSHAKE_S, PatientProtocol
+from agentkeys_runtime.web.patience import HANDSHAKE_S, PatientProtocol
 from agentkeys_runtime.web.settings import TlsSettings, parse_listen
 
 GRACE_S: Final = 1

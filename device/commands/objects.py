@@ -22,11 +22,13 @@ NameArgument = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """The help texts of one class's commands."""
+    """The help texts of one class's commands, `…_short` where the whole one is too long for a list of commands."""
 
     all: str
     put: str
+    put_short: str
     get: str
+    get_short: str
     list: str
     rm: str
 
@@ -35,7 +37,7 @@ def commands(kind: ObjectKind, words: Words) -> typer.Typer:
     """Return the commands of one class."""
     app = typer.Typer(no_args_is_help=True, help=words.all)
 
-    @app.command("put", help=words.put)
+    @app.command("put", help=words.put, short_help=words.put_short)
     def put_command(
         context: typer.Context,
         name: NameArgument,
@@ -56,7 +58,7 @@ def commands(kind: ObjectKind, words: Words) -> typer.Typer:
             done = "replaced" if replaced else "stored"
             device.show.result(data, [f"{done} {name} ({len(value)} bytes), row {stored.row.seq}"])
 
-    @app.command("get", help=words.get)
+    @app.command("get", help=words.get, short_help=words.get_short)
     def get_command(
         context: typer.Context,
         name: NameArgument,
@@ -92,7 +94,7 @@ def commands(kind: ObjectKind, words: Words) -> typer.Typer:
             data = {"names": [{"name": name, "store": hex_encode(store)} for name, store in entries]}
             device.show.table(data, ("name", "current store"), [(name, hex_encode(store)) for name, store in entries])
 
-    @app.command("rm", help=words.rm)
+    @app.command("rm", help=words.rm, short_help=words.rm)
     def rm_command(context: typer.Context, name: NameArgument) -> None:
         with opened(context) as device:
             device.show.confirm(f"Delete {name} for ever?")
@@ -119,3 +121,5 @@ def _print_value(show: Show, data: dict[str, object], value: bytes) -> None:
     else:
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()
+        if sys.stdout.isatty() and not value.endswith(b"\n"):
+            sys.stdout.write("\n")  # the next prompt has a line of its own; a file or pipe gets the bytes alone

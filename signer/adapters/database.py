@@ -45,6 +45,11 @@ CREATE TABLE salts(
 -- Names that were deleted at any time, as SHA-256: a legacy envelope, for which no salt stands, brings none back.
 CREATE TABLE dropped(name BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 
+-- Which cap's cloud session holds an object of the object store, and until when; one row an object at most.
+CREATE TABLE holds(
+  owner BLOB NOT NULL, class INTEGER NOT NULL, service TEXT NOT NULL, digest BLOB NOT NULL, until REAL NOT NULL,
+  PRIMARY KEY(owner, class, service)) STRICT, WITHOUT ROWID;
+
 -- Audit chains: `heads.operator_id` is the id of the operator's own chain.
 CREATE TABLE heads(
   id INTEGER PRIMARY KEY, actor BLOB NOT NULL UNIQUE, operator_id INTEGER NOT NULL,

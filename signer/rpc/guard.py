@@ -24,7 +24,7 @@ from agentkeys_runtime.logs import log_event, request_id
 from signer.gate import Gate
 from signer.rpc.callers import AuthContext, Callers, check_allowed, name_of
 from signer.rpc.open_calls import ClientGoneError, OpenCalls
-from signer.rpc.permissions import ALWAYS_SERVED, CARRY_ENVELOPES, CHARGED_BY_ITEM, SLOW, is_allowed
+from signer.rpc.permissions import ALWAYS_SERVED, CARRY_ENVELOPES, CHARGED_BY_ITEM, SLOW, is_allowed, name_in_journal
 from signer.rpc.pools import CountingPool
 from signer.rpc.shares import Shares
 from signer.rpc.status import grpc_status
@@ -241,7 +241,7 @@ class Guard:
             return
         if attempt.early and refusal.reason is not Reason.INTERNAL:
             caller = name_of(attempt.caller, _auth(context))
-            self._refusals.early(caller=caller, method=path.rpartition("/")[2], reason=refusal.reason)
+            self._refusals.early(caller=caller, method=name_in_journal(path), reason=refusal.reason)
         attempt.log(path, refusal)
         context.abort_with_status(grpc_status(refusal))
 

@@ -23,7 +23,7 @@ from tests.unit.runtime.certificates import Files, Issuer, uri
 SERVER = """
 import sys
 from pathlib import Path
-from agentkeys_runtime.web import app, connections, serve
+from agentkeys_runtime.web import app, patience, serve
 from agentkeys_runtime.web.endpoints import Endpoint
 from agentkeys_runtime.web.settings import TlsSettings
 
@@ -31,7 +31,7 @@ folder = Path(sys.argv[1])
 for setting in sys.argv[2:]:
     place, _, value = setting.partition("=")
     module, _, name = place.partition(".")
-    setattr({"app": app, "connections": connections, "serve": serve}[module], name, float(value))
+    setattr({"app": app, "patience": patience, "serve": serve}[module], name, float(value))
 tls = TlsSettings(certificate=folder / "cert.pem", key=folder / "key.pem", ca=folder / "ca.pem")
 endpoints = (
     Endpoint(method="POST", path="/echo", summary="s", request={}, response={}, body_limit=1_000_000,
@@ -128,7 +128,7 @@ def test_answers_that_nobody_reads_stop_nobody(server: Server) -> None:
 
 
 def test_where_connections_run_out_the_longest_silent_one_goes(tmp_path: Path) -> None:
-    with running(tmp_path, "connections.MAX_CONNECTIONS=40") as server, ExitStack() as held:
+    with running(tmp_path, "patience.MAX_CONNECTIONS=40") as server, ExitStack() as held:
         silent = server.idle(held, 60)
         server.served()
         assert is_closed(silent[0])
@@ -137,7 +137,7 @@ def test_where_connections_run_out_the_longest_silent_one_goes(tmp_path: Path) -
 
 def test_each_step_has_its_time(tmp_path: Path) -> None:
     """Handshake, first head, the rest of a head, the next head, the reading of an answer."""
-    times = ("connections.HEAD_S=0.5", "connections.READ_S=0.5", "serve.HANDSHAKE_S=0.5")
+    times = ("patience.HEAD_S=0.5", "patience.READ_S=0.5", "serve.HANDSHAKE_S=0.5", "serve.KEEP_ALIVE_S=0.5")
     with running(tmp_path, *times) as server, ExitStack() as held:
         plain = held.enter_context(socket.create_connection(stalled.address_of(server.target), timeout=10))
         plain.sendall(b"\x16\x03\x01")

@@ -199,16 +199,18 @@ def rewrap_row(deployment: Deployment, *, req: bytes | None) -> AuditRow:
 
 
 def test_takes_a_value_that_the_signer_took_over_and_says_so(stored: Person, deployment: Deployment) -> None:
+    deployment.released = (1, bytes(32))
     sealed_fetch(deployment, lambda body, _: (body, rewrap_row(deployment, req=sha256(body))))
     told = stored("cred", "get", "openrouter").data
     assert (told["migrated"], told["store"]) == (True, (b"m" * 32).hex())
     assert "no device signed it" in stored("cred", "get", "openrouter", as_json=False).err
     deployment.hooks.clear()
-    deployment.tamper = None
+    deployment.tamper = deployment.released = None
     assert stored("cred", "get", "openrouter").data["migrated"] is False
 
 
 def test_refuses_a_value_that_a_rewrap_does_not_name(stored: Person, deployment: Deployment) -> None:
+    deployment.released = (1, bytes(32))
     for req in (None, bytes(32)):
         sealed_fetch(deployment, lambda body, _, req=req: (body, rewrap_row(deployment, req=req)))  # type: ignore[misc]
         untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
@@ -226,6 +228,31 @@ def test_refuses_value_stored_by_an_agent(stored: Person, deployment: Deployment
     by_agent = deployment.ledger.of_request(replace(request, actor_omni=bytes(32)), OpKind.CRED_STORE)
     sealed_fetch(deployment, lambda body, _: (body, by_agent))
     untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
+
+
+def test_refuses_value_of_a_store_that_another_one_replaced(
+    stored: Person, deployment: Deployment, tmp_path: Path
+) -> None:
+    _, body, row = next(iter(deployment.objects.values()))
+    assert stored("cred", "put", "openrouter", "--file", tmp_path / "value").code == 0
+    sealed_fetch(deployment, lambda *_: (body, row))
+    untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
+
+
+@pytest.mark.parametrize("salt", [None, bytes(32)])
+def test_refuses_value_that_no_released_key_opened(stored: Person, deployment: Deployment, salt: bytes | None) -> None:
+    """Also where neither row names a salt: the row of a list would be as good as that of a fetch."""
+    deployment.released = (1, salt)
+    if salt is None:
+        request, _, _ = next(iter(deployment.objects.values()))
+        bare = deployment.ledger.of_request(request, OpKind.CRED_STORE)
+        deployment.stored_row = lambda _: bare
+    untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
+
+
+def test_takes_a_value_that_was_rewrapped_under_a_later_epoch(stored: Person, deployment: Deployment) -> None:
+    deployment.released = (2, bytes(32))
+    assert stored("cred", "get", "openrouter").code == 0
 
 
 def test_refuses_value_whose_row_has_a_forged_signature(stored: Person, deployment: Deployment) -> None:

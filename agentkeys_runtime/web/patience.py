@@ -6,16 +6,22 @@ silent for longest is cut off.
 """
 
 import asyncio
+import time
 from typing import Final, Protocol, cast
 
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-#: Seconds for the TLS handshake, for a whole head on a connection, and for an answer to be read.
-HANDSHAKE_S: Final = 5.0
-HEAD_S: Final = 15.0
-READ_S: Final = 30.0
-#: Connections that are through with TLS, idle ones included.
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
+
+#: Connections that are through with TLS, idle ones included; the application refuses earlier and by name.
 MAX_CONNECTIONS: Final = 1024
+#: Seconds for the TLS handshake, for a whole head once it may come, and for an answer to be read.
+HANDSHAKE_S: Final = 5.0
+HEAD_S: Final = 10.0
+READ_S: Final = 30.0
 
 
 class Aborting(Protocol):
@@ -36,7 +42,7 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make room for it, then wait for its first head."""
         super().connection_made(cast("asyncio.Transport", transport))
-        self._await_head()
+        self._await_head(HEAD_S)
         if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
 
@@ -54,7 +60,7 @@ class PatientProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """As the library does, which may at once begin with a request that was sent ahead."""
-        self._await_head()
+        self._await_head(self.timeout_keep_alive + HEAD_S)
         super().on_response_complete()
         if self._answers():
             self._head_is_here()
@@ -79,10 +85,10 @@ class PatientProtocol(H11Protocol):
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request, whatever its stub says
         return cycle is not None and not cycle.response_complete
 
-    def _await_head(self) -> None:
+    def _await_head(self, limit_s: float) -> None:
         self._head_is_here()
         self._awaited_since = self.loop.time()
-        self._head_timer = self.loop.call_later(HEAD_S, self._cut_off)
+        self._head_timer = self.loop.call_later(limit_s, self._cut_off)
 
     def _head_is_here(self) -> None:
         self._awaited_since = None
@@ -96,12 +102,20 @@ class PatientProtocol(H11Protocol):
             self._read_timer = None
 
     def _make_room(self) -> None:
-        """Cut off the connection that has been silent for longest; this very one where all are answered just now."""
+        """Cut off the connection that has been silent for longest; where all are answered just now, refuse by name."""
         others = [known for known in self.connections if isinstance(known, PatientProtocol) and known is not self]
         longest = min(others, key=lambda known: known.awaited_since, default=self)
-        if longest.awaited_since == float("inf"):
-            longest = self
-        longest._cut_off()  # of this very class
+        if longest is self or longest.awaited_since == float("inf"):
+            self.app = _overloaded  # the library would say so in words that no client of ours reads
+        else:
+            longest._cut_off()  # noqa: SLF001  # of this very class
 
     def _cut_off(self) -> None:
         cast("Aborting", self.transport).abort()
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = problem_of(KeyServiceError(Reason.OVERLOADED, "too many connections"), now=time.time())
+    headers = {**problem.headers, "Connection": "close"}
+    refused = JSONResponse(problem.body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+    await refused(scope, receive, send)
