@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.encoding import hex_decode
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import configure
@@ -144,6 +145,20 @@ def clock_reset(config: ConfigOption) -> None:
 
 
 @app.command()
+def annul(
+    config: ConfigOption,
+    operator: Annotated[str, typer.Argument(metavar="OMNI", help="The operator's omni, 64 hex digits.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Undo a first bind by e-mail that the wrong person made; refused once anything was released to it.
+
+    Its devices are revoked for ever, and the identity may bind again.
+    """
+    omni = hex_decode(operator.lower(), length=32, reason=Reason.INVALID_OMNI)
+    _print_facts(_asked(load_config(config, SignerConfig), "annul", operator=omni), as_json=as_json)
+
+
+@app.command()
 def profile(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],
@@ -209,8 +224,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _asked(config: SignerConfig, command: str) -> dict[str, object]:
-    answer = ask_host(config.host_socket, command)
+def _asked(config: SignerConfig, command: str, *, operator: bytes | None = None) -> dict[str, object]:
+    answer = ask_host(config.host_socket, command, operator=operator)
     if answer.pop("ok", False) is not True:
         raise HostSocketError(f"the signer refused: {answer.get('reason')}")
     return answer

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentkeys_core.encoding import canonical_json, fields, strict_json
+from agentkeys_core.encoding import canonical_json, fields, hex_decode, hex_encode, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 
 MAX_LINE: Final = 4096  # bytes of a command
@@ -24,6 +24,9 @@ _UCRED: Final = struct.Struct("3i")
 _LOG: Final = logging.getLogger("agentkeys.signer.host")
 
 Handler = Callable[[], Mapping[str, object]]
+#: A command about one operator, given its omni (32 bytes).
+OperatorHandler = Callable[[bytes], Mapping[str, object]]
+_NO_HANDLERS: Final[Mapping[str, OperatorHandler]] = {}
 
 
 class HostSocketError(Exception):
@@ -48,9 +51,12 @@ def _reachable(path: Path) -> Iterator[str]:
 class HostSocket:
     """Answers commands until `close`. Making one for a long path changes the working folder for a moment."""
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, path: Path, handlers: Mapping[str, Handler], about: Mapping[str, OperatorHandler] = _NO_HANDLERS
+    ) -> None:
         self._path = path
         self._handlers = handlers
+        self._about = about
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)  # left by a killed signer: whoever holds the lock file owns the name
@@ -108,15 +114,18 @@ class HostSocket:
 
     def _run(self, line: bytes) -> Mapping[str, object]:
         command = strict_json(line, limit=MAX_LINE, reason=Reason.INVALID_BODY)
-        name = fields(command, required=("command",), reason=Reason.INVALID_BODY)["command"]
-        handler = self._handlers.get(name) if isinstance(name, str) else None
+        members = fields(command, required=("command",), optional=("operator",), reason=Reason.INVALID_BODY)
+        name = members["command"] if isinstance(members["command"], str) else ""
+        if "operator" in members and (about := self._about.get(name)) is not None:
+            return about(hex_decode(members["operator"], length=32, reason=Reason.INVALID_OMNI))
+        handler = None if "operator" in members else self._handlers.get(name)
         if handler is None:
             raise KeyServiceError(Reason.NOT_IMPLEMENTED, "no such command")
         return handler()
 
 
-def ask_host(path: Path, command: str) -> dict[str, object]:
-    """The answer of the signer that serves at `path`.
+def ask_host(path: Path, command: str, *, operator: bytes | None = None) -> dict[str, object]:
+    """The answer of the signer that serves at `path`; `operator` is the omni that a command is about.
 
     Raises:
         HostSocketError: nobody serves there, or the answer is none.
@@ -126,7 +135,8 @@ def ask_host(path: Path, command: str) -> dict[str, object]:
         try:
             with _reachable(path) as name:
                 connection.connect(name)
-            connection.sendall(canonical_json({"command": command}) + b"\n")
+            about = {} if operator is None else {"operator": hex_encode(operator)}
+            connection.sendall(canonical_json({"command": command, **about}) + b"\n")
             answer = json.loads(_read_line(connection, MAX_ANSWER))
         except (OSError, ValueError, KeyServiceError) as exc:
             raise HostSocketError(f"no signer answers at {path}") from exc

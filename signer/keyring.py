@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey, es256_sign
 from agentkeys_core.ops import ObjectClass, Service
+from agentkeys_core.secp256k1 import sign_recoverable
 from agentkeys_core.secret import Secret
 from signer.derivation import (
     K3_LENGTH,
@@ -19,6 +20,7 @@ from signer.derivation import (
     k3_check,
     object_key,
     wallet_address,
+    wallet_key,
 )
 from signer.ports import ObjectKey
 
@@ -101,6 +103,14 @@ class Keyring:
     def address(self, omni: bytes, epoch: int) -> bytes:
         """The 20-byte address of K4(omni)."""
         return self._answer(wallet_address(self._view(self._epoch(epoch).k3), omni))
+
+    def wallet_sign(self, omni: bytes, epoch: int, digest: bytes) -> bytes:
+        """The signature of K4(omni) over these 32 bytes as they are: r||s||v, 65 bytes."""
+        key = wallet_key(self._view(self._epoch(epoch).k3), omni)
+        try:
+            return self._answer(sign_recoverable(key, digest))
+        finally:
+            key[:] = bytes(len(key))
 
     def object_key(
         self, epoch: int, object_class: ObjectClass, owner: bytes, service: Service, salt: bytes

@@ -20,7 +20,7 @@ from signer.journal import GENESIS, JournalLine, LineKind, chain_hash, check_hea
 from signer.keyring import Keyring
 from signer.ledger import Inventory
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.5
 
 SCHEMA: Final = """
