@@ -42,7 +42,9 @@ class OidcEvidence:
 
     def encode(self) -> bytes:
         """Canonical JSON."""
-        return canonical_json({"blind": b64u_encode(self.blind), "id_token": self.id_token, "type": Evidence.OIDC})
+        return canonical_json(
+            {"blind": b64u_encode(self.blind), "id_token": self.id_token, "type": Evidence.OIDC.value}
+        )
 
     @classmethod
     def from_json(cls, obj: object) -> Self:
@@ -62,7 +64,7 @@ class PasskeyEvidence:
 
     def encode(self) -> bytes:
         """Canonical JSON."""
-        members = {"assertion": self.assertion.encode(), "type": Evidence.PASSKEY}
+        members = {"assertion": self.assertion.encode(), "type": Evidence.PASSKEY.value}
         return canonical_json({**members, "x": b64u_encode(self.x), "y": b64u_encode(self.y)})
 
     @classmethod
@@ -84,7 +86,7 @@ class EmailEvidence:
 
     def encode(self) -> bytes:
         """Canonical JSON."""
-        return canonical_json({"address": self.address, "type": Evidence.EMAIL})
+        return canonical_json({"address": self.address, "type": Evidence.EMAIL.value})
 
     @classmethod
     def from_json(cls, obj: object) -> Self:

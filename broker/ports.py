@@ -15,7 +15,14 @@ class Counters(Protocol):
 
 
 class AddressSource(Protocol):
-    """The one thing that the broker asks of the signer for devices: an address, which releases nothing."""
+    """Asks the signer for an address, which releases nothing."""
 
     def derive_address(self, omni: bytes, *, epoch: int) -> bytes:
         """The 20-byte address of K4(omni) at a held epoch."""
+
+
+class EnrolAttester(Protocol):
+    """Has the signer look at the evidence for a first bind."""
+
+    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over the Enrol (JSON). Raises the signer's refusal."""

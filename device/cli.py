@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, cred, devices, setup
+from device.commands import agent, audit, cred, devices, masters, setup
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -44,6 +44,7 @@ def _options(
 
 app.command("init")(setup.init)
 app.command("pair")(setup.pair)
+app.command("join")(masters.join_command)
 app.command("whoami")(setup.whoami)
 app.add_typer(cred.app, name="cred")
 app.add_typer(agent.app, name="agent")
@@ -51,6 +52,7 @@ app.add_typer(agent.scope_app, name="scope")
 app.add_typer(devices.app, name="device")
 app.command("freeze")(devices.freeze_command)
 app.command("unfreeze")(devices.unfreeze_command)
+app.command("teardown")(devices.teardown_command)
 app.add_typer(audit.app, name="audit")
 
 

@@ -225,7 +225,7 @@ class EmbeddedRegistry:
         self._settle_from = now + _SETTLE_AGAIN_S
         try:
             self._commit(self._writer.settle)
-        except Exception:  # whatever it was, the thread that asks must go on asking
+        except Exception:  # noqa: BLE001  # whatever it was, the thread that asks must go on asking
             _log.exception("key rotations that are due wait on")
         else:
             self._settle_from = now

@@ -56,9 +56,9 @@ class Issuer:
         temporary.write_text(json.dumps({"keys": entries}))
         temporary.replace(self.path)
 
-    def token(self, claims: dict[str, Any], *, kid: str = "k1", key: Any = None, **header: Any) -> str:
+    def token(self, claims: dict[str, Any], *, kid: str = "k1", header: dict[str, Any] | None = None) -> str:
         algorithm, private = self.keys[kid]
-        return jwt.encode(claims, key or private, algorithm=algorithm, headers={"kid": kid, **header})
+        return jwt.encode(claims, private, algorithm=algorithm, headers={"kid": kid, **(header or {})})
 
 
 @dataclass
@@ -101,11 +101,18 @@ class Member(Person):
             blind=BLIND,
         )
         subject = self.value.rpartition("|")[2]
-        members = {"iss": ISSUER, "aud": CLIENT, "sub": subject, "nonce": nonce, "iat": self.now, "exp": self.now + 3600}
+        members = {
+            "iss": ISSUER,
+            "aud": CLIENT,
+            "sub": subject,
+            "nonce": nonce,
+            "iat": self.now,
+            "exp": self.now + 3600,
+        }
         return {name: value for name, value in (members | bent).items() if value is not None}
 
     def oidc(self, issuer: Issuer, enrol: Enrol, *, header: Any = None, kid: str = "k1", **bent: Any) -> bytes:
-        token = issuer.token(self.claims(enrol, **bent), kid=kid, **(header or {}))
+        token = issuer.token(self.claims(enrol, **bent), kid=kid, header=header)
         return OidcEvidence(id_token=token, blind=BLIND).encode()
 
     def by_passkey(self, enrol: Enrol, **bent: Any) -> bytes:
@@ -135,7 +142,11 @@ def change_json(enrol: Any) -> bytes:
 
 
 def policy(issuer: Issuer, *, google: Issuer | None = None, email: bool = True, passkey: bool = True) -> EvidencePolicy:
-    issuers = {ISSUER: PinnedIssuer(issuer=ISSUER, client_id=CLIENT, kind=IdentityType.OIDC, verify=JwksFile(issuer.path).verify)}
+    issuers = {
+        ISSUER: PinnedIssuer(
+            issuer=ISSUER, client_id=CLIENT, kind=IdentityType.OIDC, verify=JwksFile(issuer.path).verify
+        )
+    }
     if google is not None:
         verify = JwksFile(google.path).verify
         issuers[GOOGLE] = PinnedIssuer(issuer=GOOGLE, client_id=CLIENT, kind=IdentityType.OAUTH2_GOOGLE, verify=verify)
@@ -152,5 +163,3 @@ def attesting(here: Opened, taken: EvidencePolicy) -> Attesting:
         domain=DOMAIN,
         allow_software_k11=False,
     )
-
-

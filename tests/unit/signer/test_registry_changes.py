@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpKind
-from agentkeys_core.changes import AddAgent, AddMaster, SetThreshold, Teardown
+from agentkeys_core.changes import AddAgent
 from agentkeys_core.hashes import sha256
-from agentkeys_core.k11 import K11_ORIGIN, RP_ID_HASH, origin_hash
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.registry import Role, Tier
 from agentkeys_core.signed_change import SignedPair

@@ -184,8 +184,9 @@ def test_one_k11_key_never_stands_for_two_masters(here: Opened, first: Person, s
     for twice in (first, second, gone):
         same_key = first.second()
         same_key.k11 = SoftwareK11(b"another name")
-        same_key.k11.private, same_key.k11.public = twice.k11.private, replace(
-            same_key.k11.public, x=twice.k11.public.x, y=twice.k11.public.y
+        same_key.k11.private, same_key.k11.public = (
+            twice.k11.private,
+            replace(same_key.k11.public, x=twice.k11.public.x, y=twice.k11.public.y),
         )
         same_name = first.second()
         same_name.k11 = SoftwareK11(twice.k11.credential_id)
@@ -313,13 +314,19 @@ def test_refuses_roles_of_what_is_no_master_or_gone(here: Opened, first: Person,
     agent = DeviceKey.generate()
     here.registry.apply(first.add_agent(agent, 2))
     here.registry.apply(first.touched(first.revoke(3, second.device), first))
-    for device, reason in ((agent.key_hash, UNAUTHORISED), (bytes(32), "device_unknown"), (second.device, "device_revoked")):
+    for device, reason in (
+        (agent.key_hash, UNAUTHORISED),
+        (bytes(32), "device_unknown"),
+        (second.device, "device_revoked"),
+    ):
         with refused(reason):
             here.registry.apply(first.touched(first.set_roles(4, device, 7), first))
 
 
 @pytest.mark.parametrize("what", ["roles", "threshold"])
-def test_neither_roles_nor_threshold_change_while_frozen(here: Opened, first: Person, second: Person, what: str) -> None:
+def test_neither_roles_nor_threshold_change_while_frozen(
+    here: Opened, first: Person, second: Person, what: str
+) -> None:
     here.registry.apply(first.freeze())
     change = first.set_roles(2, second.device, 1) if what == "roles" else first.set_threshold(2, 1)
     with refused("operator_frozen"):
@@ -380,7 +387,9 @@ def test_a_master_is_revoked_while_frozen(here: Opened, first: Person, second: P
     assert state.devices[second.device].revoked
 
 
-def test_revoking_a_master_takes_recovery_and_an_agent_scope_management(here: Opened, first: Person, second: Person) -> None:
+def test_revoking_a_master_takes_recovery_and_an_agent_scope_management(
+    here: Opened, first: Person, second: Person
+) -> None:
     here.registry.apply(first.touched(first.set_roles(2, second.device, int(Role.SCOPE_MGMT)), first))
     agent, third = DeviceKey.generate(), first.second()
     here.registry.apply(first.add_agent(agent, 3))

@@ -107,7 +107,9 @@ def test_a_change_by_the_new_key_brings_about_what_is_due(here: Opened, first: P
     later(here, first)
     change = first.unfreeze(2)
     with refused(UNAUTHORISED):  # not frozen; and what was due is undone with the refused change
-        here.registry.apply(first.approved(change, k10=new, k11=[first.touch(change.digest(DOMAIN), device=new.key_hash)]))
+        here.registry.apply(
+            first.approved(change, k10=new, k11=[first.touch(change.digest(DOMAIN), device=new.key_hash)])
+        )
     here.registry.apply(first.freeze(k10=new))
     assert here.state(first).frozen
     assert here.state(first).devices[first.device].revoked
@@ -268,7 +270,11 @@ def test_only_masters_rotate(here: Opened, first: Person, second: Person) -> Non
     agent, new = DeviceKey.generate(), DeviceKey.generate()
     here.registry.apply(first.add_agent(agent, 2))
     here.registry.apply(first.touched(first.revoke(3, second.device), first))
-    for old, reason in ((agent.key_hash, UNAUTHORISED), (sha256(b""), "device_unknown"), (second.device, "device_revoked")):
+    for old, reason in (
+        (agent.key_hash, UNAUTHORISED),
+        (sha256(b""), "device_unknown"),
+        (second.device, "device_revoked"),
+    ):
         change = first.rotate_change(4, new, old=old)
         with refused(reason):
             here.registry.apply(first.approved(change, new_device=new.sign_recoverable(change.digest(DOMAIN))))

@@ -50,7 +50,11 @@ def test_tears_down_classes_and_never_gives_them_back(here: Opened, person: Pers
 def test_needs_k10_and_k11_of_a_master(here: Opened, person: Person) -> None:
     stranger, change = Person(), person.teardown(2, 1)
     here.registry.apply(stranger.enrol())
-    for signed in (person.approved(change, k11=()), stranger.approved(change), person.approved(change, k10=stranger.k10)):
+    for signed in (
+        person.approved(change, k11=()),
+        stranger.approved(change),
+        person.approved(change, k10=stranger.k10),
+    ):
         with refused(UNAUTHORISED):
             here.registry.apply(signed)
 
