@@ -132,7 +132,7 @@ def test_it_signs_nothing_with_a_users_wallet(town: Town, master: Member) -> Non
     broker = town.signer("broker")
     assert len(broker.derive_address(master.who.operator, epoch=1)) == 20
     with town.channel("broker") as channel:
-        for name in ("SignSiwe", "SignTypedData", "AttestEnrol"):
+        for name in ("SignSiwe", "SignTypedData"):
             assert _refused(channel, name) == "not_implemented"
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.changes import Freeze
+from agentkeys_core.encoding import canonical_json
+from agentkeys_core.evidence import EmailEvidence
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.ops import Op
 from agentkeys_runtime.grpc_errors import from_rpc_error
@@ -27,7 +29,19 @@ def test_derive_address_gives_an_address_and_nothing_else(town: Town) -> None:
     assert reason(lambda: town.signer("broker").derive_address(bytes(31), epoch=1)) == "invalid_omni"
 
 
-@pytest.mark.parametrize(("method", "part"), [("AttestEnrol", "broker"), ("Rewrap", "credentials")])
+def test_attest_enrol_gives_a_first_bind_and_only_against_evidence(town: Town) -> None:
+    """An exception by intent: for brokers alone, and of nothing that the host did not configure."""
+    members = [found.name for found in signer_pb2.AttestEnrolResponse.DESCRIPTOR.fields]
+    assert members == ["signature"]
+    member = town.master()
+    change = canonical_json({"message": member.who.enrol_change().to_message(), "type": "Enrol"})
+    evidence = EmailEvidence(address="alice@example.com").encode()
+    assert reason(lambda: town.signer("broker").attest_enrol(change, evidence)) == "invalid_evidence"
+    assert reason(lambda: town.signer("broker").attest_enrol(b"{}", evidence)) == "invalid_change"
+    assert reason(lambda: town.signer().attest_enrol(change, evidence)) == "role_not_allowed"
+
+
+@pytest.mark.parametrize(("method", "part"), [("Rewrap", "credentials")])
 def test_the_other_exceptions_are_not_open_yet(town: Town, method: str, part: str) -> None:
     other = "credentials" if part == "broker" else "broker"
     expected = {part: "not_implemented", other: "role_not_allowed", "daemon": "role_not_allowed"}

@@ -11,7 +11,6 @@ TESTS = Path(__file__).resolve().parents[1]
 LATER = {
     Reason.INVALID_SIWE: "SignSiwe",
     Reason.INVALID_TYPED_DATA: "SignTypedData",
-    Reason.POLICY_REFUSED: "SignTypedData",
     Reason.WINDOW_CLOSED: "Rewrap",
 }
 
