@@ -15,7 +15,7 @@ from agentkeys_core.changes import (
 )
 from agentkeys_core.encoding import canonical_json, fields, hex_decode, hex_encode, parse_canonical
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.registry import K11Public, OperatorState
+from agentkeys_core.registry import K11Public, OperatorState, Role
 from device.change_desk import Receipt, apply_change, approved, send_change, views_of
 from device.collected import COLLECT_LIFE_S, Collected
 from device.errors import DeviceError, Trouble
@@ -209,6 +209,12 @@ def revoke_master(key_hash: bytes) -> Build:
         nonce=state.nonce,
         deadline=deadline,
     )
+
+
+def threshold_after(state: OperatorState, key_hash: bytes) -> int:
+    """What the threshold becomes when that master goes: it falls where too few would be left to reach it."""
+    able = [master for master in state.masters() if master.holds(Role.RECOVERY) and master.device_key_hash != key_hash]
+    return min(state.threshold, max(1, len(able) - 1))
 
 
 def teardown(device: Device, actor: bytes, classes: int) -> Receipt:

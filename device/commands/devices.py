@@ -14,7 +14,7 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import class_words, moment, role_words
 from device.keys import K10
-from device.masters import revoke_master, teardown
+from device.masters import revoke_master, teardown, threshold_after
 from device.rotating import ask_without_old_key, rotate
 from device.session import Device, load_profile
 
@@ -84,8 +84,12 @@ def revoke_command(context: typer.Context, name: HashArgument, collect: masters.
     """
     with opened(context) as device:
         key_hash = device_named(device, name)
-        target = state_now(device).devices.get(key_hash)
+        state = state_now(device)
+        target = state.devices.get(key_hash)
         if target is not None and target.is_master:
+            after = threshold_after(state, key_hash)
+            if after < state.threshold:
+                device.show.warn(f"Afterwards {after} instead of {state.threshold} masters can let masters in and out.")
             masters.carry_out(device, revoke_master(key_hash), collect)
             return
         if collect is not None:

@@ -168,6 +168,7 @@ def test_two_masters_sign_together_under_a_threshold_of_two(
     assert (alone.code, alone.reason) == (2, "usage")
     begun = first("device", "revoke", target, "--collect", tmp_path / "revoke")
     assert begun.data["enough"] is False
+    assert "Afterwards 1 instead of 2 masters" in begun.err
     twice = first("device", "approve", tmp_path / "revoke")
     assert (twice.code, twice.reason) == (2, "bad_file")
     done = second("device", "approve", tmp_path / "revoke")
