@@ -1,6 +1,7 @@
 """The exceptions of the promise, and the residual risks as far as a test can show where each of them ends."""
 
 import re
+import time
 from pathlib import Path
 
 import grpc
@@ -8,8 +9,7 @@ import pytest
 
 from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.changes import Freeze
-from agentkeys_core.encoding import canonical_json
-from agentkeys_core.evidence import EmailEvidence
+from agentkeys_core.ids import IdentityType
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.ops import Op
 from agentkeys_runtime.grpc_errors import from_rpc_error
@@ -17,6 +17,7 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.keys import SignedDigest
 from tests.adversarial.town import OPENROUTER, Town, reason
+from tests.fakes.evidence_kit import Member, change_json
 
 
 def test_derive_address_gives_an_address_and_nothing_else(town: Town) -> None:
@@ -33,9 +34,9 @@ def test_attest_enrol_gives_a_first_bind_and_only_against_evidence(town: Town) -
     """An exception by intent: for brokers alone, and of nothing that the host did not configure."""
     members = [found.name for found in signer_pb2.AttestEnrolResponse.DESCRIPTOR.fields]
     assert members == ["signature"]
-    member = town.master()
-    change = canonical_json({"message": member.who.enrol_change().to_message(), "type": "Enrol"})
-    evidence = EmailEvidence(address="alice@example.com").encode()
+    alice = Member(kind=IdentityType.EMAIL, value="alice@example.com", now=int(time.time()))
+    alice.address = town.signer("broker").derive_address(alice.identity, epoch=1)
+    change, evidence = change_json(alice.bind()), alice.by_email()
     assert reason(lambda: town.signer("broker").attest_enrol(change, evidence)) == "invalid_evidence"
     assert reason(lambda: town.signer("broker").attest_enrol(b"{}", evidence)) == "invalid_change"
     assert reason(lambda: town.signer().attest_enrol(change, evidence)) == "role_not_allowed"
