@@ -22,6 +22,7 @@ from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_key
 from broker.quota import Quota
+from broker.signing import SigningRelay
 from broker.web.enrolment_routes import enrolment_endpoints
 from broker.web.routes import broker_endpoints
 
@@ -63,5 +64,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             aud=config.registry_id,
         )
         client = SignerClient(channel)
-        endpoints = broker_endpoints(cosigner=cosigner, registry=registry, addresses=client)
+        endpoints = broker_endpoints(
+            cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
+        )
         yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))

@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey, es256_sign
 from agentkeys_core.ops import ObjectClass, Service
-from agentkeys_core.secp256k1 import sign_recoverable
 from agentkeys_core.secret import Secret
 from signer.derivation import (
     K3_LENGTH,
@@ -20,7 +19,7 @@ from signer.derivation import (
     k3_check,
     object_key,
     wallet_address,
-    wallet_key,
+    wallet_signature,
 )
 from signer.ports import ObjectKey
 
@@ -105,12 +104,8 @@ class Keyring:
         return self._answer(wallet_address(self._view(self._epoch(epoch).k3), omni))
 
     def wallet_sign(self, omni: bytes, epoch: int, digest: bytes) -> bytes:
-        """The signature of K4(omni) over these 32 bytes as they are: r||s||v, 65 bytes."""
-        key = wallet_key(self._view(self._epoch(epoch).k3), omni)
-        try:
-            return self._answer(sign_recoverable(key, digest))
-        finally:
-            key[:] = bytes(len(key))
+        """K4(omni) over a 32-byte digest: r||s||v, 65 bytes."""
+        return self._answer(wallet_signature(self._view(self._epoch(epoch).k3), omni, digest))
 
     def object_key(
         self, epoch: int, object_class: ObjectClass, owner: bytes, service: Service, salt: bytes

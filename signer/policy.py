@@ -15,6 +15,7 @@ from agentkeys_runtime.files import read_limited
 from signer.admission import ServicePolicy, StsPolicy
 from signer.config import EvidenceConfig, SignerConfig, StsConfig
 from signer.evidence_check import EvidencePolicy, PasskeyPolicy, PinnedIssuer, VerifyToken
+from signer.signing_policy import SigningPolicy
 
 MAX_JWK: Final = 4096  # bytes
 
@@ -23,7 +24,7 @@ def service_policy(config: SignerConfig, *, registry_id: str) -> ServicePolicy:
     """The policy of one deployment, with the broker keys read from their files.
 
     Raises:
-        ConfigError: no broker key, or a file that is no public P-256 JWK.
+        ConfigError: no broker key, a file that is no public P-256 JWK, a signing policy that is none.
     """
     keys = [_read_jwk(path) for path in config.cosign_keys]
     if not keys:
@@ -32,6 +33,7 @@ def service_policy(config: SignerConfig, *, registry_id: str) -> ServicePolicy:
         aud=registry_id,
         cosign_keys=MappingProxyType({key.kid: key for key in keys}),
         sts=None if config.sts is None else _sts_policy(config.sts),
+        signing=SigningPolicy.load(config.signing_policy),
     )
 
 

@@ -23,4 +23,6 @@ def compare_hash(show: Show, pairing_hash: bytes, told: str | None, *, machine: 
         return
     show.warn(f"pairing hash: {shown(pairing_hash)}")
     # --yes does not answer this one: it is the only thing that ties the file to the machine.
-    Show(as_json=show.as_json).confirm(f"Does the {machine} show the very same pairing hash?")
+    Show(as_json=show.as_json).confirm(
+        f"Does the {machine} show the very same pairing hash?", instead="give --pairing-hash HEX as shown there"
+    )

@@ -76,7 +76,7 @@ def _warn(device: Device, state: OperatorState) -> None:
         device.show.note(f"torn down for ever: {class_words(bits)} of {hex_encode(owner)}")
 
 
-@app.command("revoke")
+@app.command("revoke", short_help="Revoke a device for ever. Needs K11.")
 def revoke_command(context: typer.Context, name: HashArgument, collect: masters.CollectOption = None) -> None:
     """Revoke a device for ever: goes to broker and worker at once, done on the signed row. Needs K11.
 

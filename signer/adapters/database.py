@@ -43,6 +43,11 @@ CREATE TABLE salts(
   store BLOB NOT NULL, expect BLOB,
   PRIMARY KEY(object_id, salt)) STRICT, WITHOUT ROWID;
 
+-- Which cap's cloud session holds an object of the object store, and until when; one row an object at most.
+CREATE TABLE holds(
+  owner BLOB NOT NULL, class INTEGER NOT NULL, service TEXT NOT NULL, digest BLOB NOT NULL, until REAL NOT NULL,
+  PRIMARY KEY(owner, class, service)) STRICT, WITHOUT ROWID;
+
 -- Audit chains: `heads.operator_id` is the id of the operator's own chain.
 CREATE TABLE heads(
   id INTEGER PRIMARY KEY, actor BLOB NOT NULL UNIQUE, operator_id INTEGER NOT NULL,

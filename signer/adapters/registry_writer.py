@@ -141,7 +141,9 @@ class ChangeWriter:
     def _record(self, tx: Tx, status: RegistryStatus, entry: _Entry, effects: Effects) -> bytes:
         """Carry out `effects` and record them; returns the canonical JSON of the signed row."""
         head = self._next_head(tx, status, entry)
-        store.write_effects(tx.conn, entry.operator_omni, effects, sequence=head.sequence, digest=entry.change)
+        store.write_effects(
+            tx.conn, entry.operator_omni, effects, sequence=head.sequence, digest=entry.change, k3_epoch=tx.epoch
+        )
         row = tx.append_row(_envelope(tx.now, entry.operator_omni, effects.kind, entry.change))
         encoded = row.encode()
         applied = AppliedChange(

@@ -1,6 +1,6 @@
 """Who may change what, written once more from the design's table alone: it shares no code with the signer's rules.
 
-Keys are names (small numbers) here; `tests/adversarial/test_9_registry_sequences.py` gives each a real key.
+Keys are names (small numbers) here; `tests/adversarial/test_10_registry_sequences.py` gives each a real key.
 """
 
 from dataclasses import dataclass, field
