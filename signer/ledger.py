@@ -187,6 +187,13 @@ class Journalist(Protocol):
         """Raises what the unit raised, clock_behind or journal_unavailable."""
         ...
 
+    def run_all(self, units: Sequence[Callable[[Transaction], T]]) -> "list[T | Exception]":
+        """What each unit returned or raised, in order, once all of them went through one commit.
+
+        A unit that raises undoes itself alone; where the commit fails, every one of them has journal_unavailable.
+        """
+        ...
+
     def post(self, unit: Callable[[Transaction], object]) -> None:
         """Have the unit committed some time soon, without learning how it ended."""
         ...

@@ -1,8 +1,9 @@
 """Thread pools that know how many calls they carry, so that the guard can refuse instead of queueing without end."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -28,6 +29,18 @@ class CountingPool(ThreadPoolExecutor):
             raise
         future.add_done_callback(self._left)
         return future
+
+    @contextmanager
+    def carrying(self, more: int, *, limit: int) -> Iterator[int]:
+        """Count up to `more` calls on top while the block runs, as many as `limit` in all allows; that number."""
+        with self._count_lock:
+            taken = max(0, min(more, limit - self.in_flight))
+            self.in_flight += taken
+        try:
+            yield taken
+        finally:
+            with self._count_lock:
+                self.in_flight -= taken
 
     def _left(self, _future: object) -> None:
         with self._count_lock:

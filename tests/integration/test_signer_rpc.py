@@ -117,7 +117,6 @@ def test_k10_and_k11_are_verified_for_both_callers(signer: Any, user: Any) -> No
 
 
 NOT_YET = ["SignSiwe", "SignTypedData", "AttestEnrol", "SignCheckpoint", "Rewrap"]
-NOT_YET += ["DeriveCredKekBatch", "SignAuditRowBatch", "VerifyK10SigBatch"]
 
 
 @pytest.mark.parametrize("name", NOT_YET)

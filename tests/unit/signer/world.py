@@ -324,6 +324,11 @@ class Between:
         action()
         return self._world.committer.run(unit)
 
+    def run_all(self, units):
+        action, self._action = self._action, lambda: None
+        action()
+        return self._world.committer.run_all(units)
+
 
 def row_of(data: bytes, world: "World") -> tuple[AuditRow, AuditEnvelope]:
     row = AuditRow.parse(data)
