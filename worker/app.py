@@ -19,7 +19,7 @@ from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.mtls import client_channel
 from agentkeys_runtime.registry_client import RegistryFollower
-from agentkeys_runtime.signer_client import SignerClient
+from agentkeys_runtime.signer_batches import GatheringSignerClient
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.own_certificate import check_own_certificate
 from agentkeys_runtime.web.registry_routes import registry_endpoints
@@ -65,7 +65,7 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
         follower = stack.enter_context(RegistryFollower(channel))
-        operations = _operations(config, AdmittedSigner(SignerClient(channel)))
+        operations = _operations(config, AdmittedSigner(GatheringSignerClient(channel)))
         stack.callback(channel.close)  # first of all: what still waits for the signer ends with it
         if follower.wait_ready(FIRST_WORD_S):
             check_registry(follower, config.registry_id)
