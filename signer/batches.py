@@ -58,10 +58,10 @@ class Batch(Generic[T]):
             raise KeyServiceError(Reason.TOO_LARGE, f"an item has at most {MAX_ITEM_BYTES} bytes")
 
 
-def answered(work: Callable[[], R]) -> Outcome[R]:
-    """What `work` returns or the refusal that it raises; any other error is logged, and `internal`."""
+def answered(work: Callable[[int, T], R], number: int, item: T) -> Outcome[R]:
+    """What `work` returns for an item, or the refusal that it raises; any other error is logged, and `internal`."""
     try:
-        return work()
+        return work(number, item)
     except KeyServiceError as refusal:
         return refusal
     except Exception as error:  # noqa: BLE001  # whatever broke, the other items are answered

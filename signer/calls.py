@@ -1,6 +1,6 @@
 """One call, or each item of a batch: charged, its clock checked, worked on, and recorded where it is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -50,17 +50,15 @@ class Calls:
             KeyServiceError: as `Batch.check`.
         """
         self._check(caller, method, batch)
-        found: list[Outcome[R]] = []
-        for number, item in enumerate(batch.items):
-            attempt = Attempt(caller=caller, method=method)
+        attempts = [Attempt(caller=caller, method=method) for _ in batch.items]
 
-            def answer(number: int = number, item: T = item, attempt: Attempt = attempt) -> R:
-                batch.check_item(number)
-                self._enter(caller)
-                return work(attempt, item)
+        def answer(number: int, item: T) -> R:
+            batch.check_item(number)
+            self._enter(caller)
+            return work(attempts[number], item)
 
-            found.append(self._recorded(attempt, answered(answer)))
-        return found
+        found = [answered(answer, number, item) for number, item in enumerate(batch.items)]
+        return self._recorded(attempts, found)
 
     def together(
         self, caller: CallerIdentity, method: str, batch: Batch[T], prepare: Callable[[Attempt, T, Settle], Unit[R]]
@@ -75,18 +73,18 @@ class Calls:
         self._check(caller, method, batch)
         gathering: Gathering[R] = Gathering(self._journalist, self._clock)
         attempts = [Attempt(caller=caller, method=method) for _ in batch.items]
-        for number, (attempt, item) in enumerate(zip(attempts, batch.items, strict=True)):
 
-            def add(number: int = number, item: T = item, attempt: Attempt = attempt) -> None:
-                batch.check_item(number)
-                self._enter(caller)
-                gathering.add(number, prepare(attempt, item, gathering.settle))
+        def add(number: int, item: T) -> None:
+            batch.check_item(number)
+            self._enter(caller)
+            gathering.add(number, prepare(attempts[number], item, gathering.settle))
 
-            refusal = answered(add)
+        for number, item in enumerate(batch.items):
+            refusal = answered(add, number, item)
             if refusal is not None:
                 gathering.outcomes[number] = refusal
         gathering.commit()
-        return [self._recorded(attempt, gathering.outcomes[number]) for number, attempt in enumerate(attempts)]
+        return self._recorded(attempts, [gathering.outcomes[number] for number in range(len(attempts))])
 
     def _check(self, caller: CallerIdentity, method: str, batch: Batch[T]) -> None:
         """Refuse a batch that is none; that costs its caller one call, and is recorded as one."""
@@ -99,10 +97,11 @@ class Calls:
         self._limits.charge_certificate(caller.fingerprint)
         self._journalist.check_clock(self._clock.now())
 
-    def _recorded(self, attempt: Attempt, outcome: Outcome[R]) -> Outcome[R]:
-        if isinstance(outcome, KeyServiceError):
-            self._record(attempt, outcome.reason)
-        return outcome
+    def _recorded(self, attempts: Sequence[Attempt], outcomes: list[Outcome[R]]) -> list[Outcome[R]]:
+        for attempt, outcome in zip(attempts, outcomes, strict=True):
+            if isinstance(outcome, KeyServiceError):
+                self._record(attempt, outcome.reason)
+        return outcomes
 
     def _record(self, attempt: Attempt, reason: Reason) -> None:
         if reason in _UNRECORDABLE:

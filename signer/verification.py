@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final, Literal
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import address_of, device_key_hash
+from agentkeys_core.ids import device_of
 from agentkeys_core.k11 import K11Assertion, credential_id_hash
 from agentkeys_core.keys import eip191_digest, verify_recoverable, verify_secp256k1
 from agentkeys_core.proof import k10_digest
@@ -76,7 +76,7 @@ def verify_k10(asked: K10Question) -> K10Verdict:
     verify = verify_secp256k1 if compact else verify_recoverable
     if not verify(public_key, digest, signature):
         return K10Verdict(valid=False, reason=Reason.DEVICE_SIGNATURE_INVALID.value)
-    return K10Verdict(valid=True, binding=device_key_hash(address_of(public_key)))
+    return K10Verdict(valid=True, binding=device_of(public_key))
 
 
 def _digest(payload: bytes, scheme: int, purpose: str) -> bytes:
