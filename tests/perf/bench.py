@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tests.perf.deployment import Certificates
 from tests.perf.figures import KEYS, as_json, table, write
-from tests.perf.measures import FULL, MEASURES, QUICK, Bench
+from tests.perf.measures import MEASURES
+from tests.perf.measuring import FULL, QUICK, Bench
 from tests.perf.processes import LOAD_CORE, SERVER_CORE, BenchError
 
 BUILD = Path("build")
