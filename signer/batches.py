@@ -17,7 +17,7 @@ MAX_ITEMS: Final = 256
 MAX_ITEM_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 1024 * 1024
 #: What was admitted is committed after this many seconds at the latest: admissions of 0.5 s ago are worth nothing.
-_MAX_AGE_S: Final = 0.2
+_MAX_AGE_S: Final = 0.1
 _LOG: Final = logging.getLogger("agentkeys.signer.batches")
 
 T = TypeVar("T")
@@ -46,22 +46,22 @@ class Batch(Generic[T]):
         if sum(self.sizes) > MAX_BATCH_BYTES:
             raise KeyServiceError(Reason.TOO_LARGE, f"{sum(self.sizes)} bytes, at most {MAX_BATCH_BYTES}")
 
-    def check_item(self, number: int) -> None:
-        """Return unless this item comes on top of what the process can carry, or is too large by itself.
+    def faults(self) -> list[KeyServiceError | None]:
+        """Each item's own refusal, `overloaded` beyond the room or `too_large`; None for the sound ones."""
+        return [self._fault(number, size) for number, size in enumerate(self.sizes)]
 
-        Raises:
-            KeyServiceError: overloaded, too_large.
-        """
+    def _fault(self, number: int, size: int) -> KeyServiceError | None:
         if number >= self.room:
-            raise KeyServiceError(Reason.OVERLOADED, "too many calls are waiting")
-        if self.sizes[number] > MAX_ITEM_BYTES:
-            raise KeyServiceError(Reason.TOO_LARGE, f"an item has at most {MAX_ITEM_BYTES} bytes")
+            return KeyServiceError(Reason.OVERLOADED, "too many calls are waiting")
+        if size > MAX_ITEM_BYTES:
+            return KeyServiceError(Reason.TOO_LARGE, f"an item has at most {MAX_ITEM_BYTES} bytes")
+        return None
 
 
-def answered(work: Callable[[int, T], R], number: int, item: T) -> Outcome[R]:
+def answered(work: Callable[[T], R], item: T) -> Outcome[R]:
     """What `work` returns for an item, or the refusal that it raises; any other error is logged, and `internal`."""
     try:
-        return work(number, item)
+        return work(item)
     except KeyServiceError as refusal:
         return refusal
     except Exception as error:  # noqa: BLE001  # whatever broke, the other items are answered
@@ -80,8 +80,14 @@ class Gathering(Generic[R]):
         self.outcomes: dict[int, Outcome[R]] = {}
         """Answers by number, complete after `commit`."""
 
-    def add(self, number: int, unit: Unit[R]) -> None:
-        """Have the unit committed with the others; at once where the first of them was admitted a while ago."""
+    def add(self, number: int, unit: Outcome[Unit[R]]) -> None:
+        """Have the unit committed with the others; at once where the first of them was admitted a while ago.
+
+        What came to a refusal instead of a unit is answered with that.
+        """
+        if isinstance(unit, KeyServiceError):
+            self.outcomes[number] = unit
+            return
         if not self._units:
             self._since = self._clock.now()
         self._units.append((number, unit))

@@ -1,6 +1,7 @@
 """One call, or each item of a batch: charged, its clock checked, worked on, and recorded where it is refused."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -41,27 +42,25 @@ class Calls:
             self._record(attempt, exc.reason)
             raise
 
-    def each(
-        self, caller: CallerIdentity, method: str, batch: Batch[T], work: Callable[[Attempt, T], R]
-    ) -> list[Outcome[R]]:
+    def each(self, caller: CallerIdentity, method: str, batch: Batch[T], work: Callable[[T], R]) -> list[Outcome[R]]:
         """The answer to each item, in order, of work that leaves nothing behind.
 
         Raises:
             KeyServiceError: as `Batch.check`.
         """
-        self._check(caller, method, batch)
-        attempts = [Attempt(caller=caller, method=method) for _ in batch.items]
-
-        def answer(number: int, item: T) -> R:
-            batch.check_item(number)
-            self._enter(caller)
-            return work(attempts[number], item)
-
-        found = [answered(answer, number, item) for number, item in enumerate(batch.items)]
-        return self._recorded(attempts, found)
+        refusals = self._entered(caller, method, batch)
+        found = [
+            answered(work, item) if refusal is None else refusal
+            for refusal, item in zip(refusals, batch.items, strict=True)
+        ]
+        attempt = Attempt(caller=caller, method=method)  # no device stands behind any of them
+        for outcome in found:
+            if isinstance(outcome, KeyServiceError):
+                self._record(attempt, outcome.reason)
+        return found
 
     def together(
-        self, caller: CallerIdentity, method: str, batch: Batch[T], prepare: Callable[[Attempt, T, Settle], Unit[R]]
+        self, caller: CallerIdentity, method: str, batch: Batch[T], prepare: Callable[[Attempt, Settle, T], Unit[R]]
     ) -> list[Outcome[R]]:
         """The answer to each item, in order, once the units that `prepare` gave for them went through one commit.
 
@@ -70,21 +69,37 @@ class Calls:
         Raises:
             KeyServiceError: as `Batch.check`.
         """
-        self._check(caller, method, batch)
         gathering: Gathering[R] = Gathering(self._journalist, self._clock)
-        attempts = [Attempt(caller=caller, method=method) for _ in batch.items]
-
-        def add(number: int, item: T) -> None:
-            batch.check_item(number)
-            self._enter(caller)
-            gathering.add(number, prepare(attempts[number], item, gathering.settle))
-
-        for number, item in enumerate(batch.items):
-            refusal = answered(add, number, item)
-            if refusal is not None:
-                gathering.outcomes[number] = refusal
+        attempts = []
+        for number, refusal in enumerate(self._entered(caller, method, batch)):
+            attempt = Attempt(caller=caller, method=method)
+            attempts.append(attempt)
+            if refusal is None:
+                work = partial(prepare, attempt, gathering.settle)
+                gathering.add(number, answered(work, batch.items[number]))
+            else:
+                gathering.add(number, refusal)
         gathering.commit()
-        return self._recorded(attempts, [gathering.outcomes[number] for number in range(len(attempts))])
+        found = [gathering.outcomes[number] for number in range(len(attempts))]
+        for attempt, outcome in zip(attempts, found, strict=True):
+            if isinstance(outcome, KeyServiceError):
+                self._record(attempt, outcome.reason)
+        return found
+
+    def _entered(self, caller: CallerIdentity, method: str, batch: Batch[T]) -> list[KeyServiceError | None]:
+        """What `one` does before its work, for all items: the refusal of each that gets no further, None for others."""
+        self._check(caller, method, batch)
+        found = batch.faults()
+        sound = [number for number, refusal in enumerate(found) if refusal is None]
+        allowed = self._limits.charge_certificate_for(caller.fingerprint, len(sound))
+        for number in sound[allowed:]:
+            found[number] = KeyServiceError(Reason.RATE_LIMITED, "too many calls")
+        try:
+            self._journalist.check_clock(self._clock.now())
+        except KeyServiceError as exc:
+            for number in sound[:allowed]:
+                found[number] = KeyServiceError(exc.reason, exc.detail)
+        return found
 
     def _check(self, caller: CallerIdentity, method: str, batch: Batch[T]) -> None:
         """Refuse a batch that is none; that costs its caller one call, and is recorded as one."""
@@ -96,12 +111,6 @@ class Calls:
     def _enter(self, caller: CallerIdentity) -> None:
         self._limits.charge_certificate(caller.fingerprint)
         self._journalist.check_clock(self._clock.now())
-
-    def _recorded(self, attempts: Sequence[Attempt], outcomes: list[Outcome[R]]) -> list[Outcome[R]]:
-        for attempt, outcome in zip(attempts, outcomes, strict=True):
-            if isinstance(outcome, KeyServiceError):
-                self._record(attempt, outcome.reason)
-        return outcomes
 
     def _record(self, attempt: Attempt, reason: Reason) -> None:
         if reason in _UNRECORDABLE:

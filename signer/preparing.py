@@ -66,7 +66,7 @@ class Preparing:
         admitted = self.admission.admit(attempt, parsed, burn=Burn.DERIVE_CRED_KEK)
         return lambda tx: release_write(tx, attempt, admitted, self.keyring, expect=asked.expect or None)
 
-    def row(self, attempt: Attempt, asked: RowRequest, settle: Settle) -> Unit[bytes]:
+    def row(self, attempt: Attempt, settle: Settle, asked: RowRequest) -> Unit[bytes]:
         """The unit that answers with the row of this cap and result.
 
         Raises:

@@ -91,7 +91,7 @@ class SignerService:
     def derive_cred_kek_batch(self, caller: CallerIdentity, batch: Batch[KeyRequest]) -> list[Outcome[KeyRelease]]:
         """The answers to many `derive_cred_kek`, in order, by one commit. Raises what `Batch.check` does."""
         return self._calls.together(
-            caller, "DeriveCredKek", batch, lambda attempt, asked, _: self._preparing.key(attempt, asked)
+            caller, "DeriveCredKek", batch, lambda attempt, _, asked: self._preparing.key(attempt, asked)
         )
 
     def sts_credentials(self, caller: CallerIdentity, cap: bytes, role_arn: str) -> SessionRelease:
@@ -121,7 +121,7 @@ class SignerService:
         asked = RowRequest(cap=cap, result=result)
 
         def work(attempt: Attempt) -> bytes:
-            return self._journalist.run(self._preparing.row(attempt, asked, lambda _: None))
+            return self._journalist.run(self._preparing.row(attempt, lambda _: None, asked))
 
         return self._call(caller, "SignAuditRow", work)
 
@@ -184,7 +184,7 @@ class SignerService:
 
     def verify_k10_sig_batch(self, caller: CallerIdentity, batch: Batch[K10Question]) -> list[Outcome[K10Verdict]]:
         """The answers to many `verify_k10_sig`, in order. Raises what `Batch.check` does."""
-        return self._calls.each(caller, "VerifyK10Sig", batch, lambda _, asked: verify_k10(asked))
+        return self._calls.each(caller, "VerifyK10Sig", batch, verify_k10)
 
     def verify_k11_assertion(
         self, caller: CallerIdentity, assertion: K11Assertion, *, expected_challenge: bytes

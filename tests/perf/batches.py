@@ -12,9 +12,7 @@ from tests.perf.load import write_payloads
 from tests.perf.measuring import Bench
 from tests.perf.processes import LOAD_CORE, SERVER_CORE, BenchError, Running, cpu_us
 
-VERIFY_BATCH: Final = f"{SIGNER}/VerifyK10SigBatch"
 DERIVE: Final = f"{SIGNER}/DeriveCredKek"
-DERIVE_BATCH: Final = f"{SIGNER}/DeriveCredKekBatch"
 ITEMS: Final = 64
 
 
@@ -64,10 +62,15 @@ def against_singles(bench: Bench) -> None:
             proofs = small.proofs(calls)
             keys = list(in_batches(pb.DeriveCredKekBatchRequest, small.fetches(calls)))
             signatures = list(in_batches(pb.VerifyK10SigBatchRequest, proofs))
+
+            def item(name: str, batches: Sequence[bytes]) -> float:
+                method, answers = f"{SIGNER}/{name}", f"{name}Response"
+                return bench.cost(load, "credentials", served, method, batches, answers=answers) / ITEMS
+
             found = {
                 "derive_alone": bench.cost(load, "credentials", served, DERIVE, small.fetches(calls)),
-                "derive_item": bench.cost(load, "credentials", served, DERIVE_BATCH, keys) / ITEMS,
-                "verify_item": bench.cost(load, "credentials", served, VERIFY_BATCH, signatures) / ITEMS,
+                "derive_item": item("DeriveCredKekBatch", keys),
+                "verify_item": item("VerifyK10SigBatch", signatures),
                 "libsecp": in_bare(proofs),
             }
             for name, value in found.items() if turn >= 0 else ():

@@ -130,6 +130,7 @@ class Deployment:
                 "certificate_burst = 1e9",
                 "device_per_s = 1e9",
                 "device_burst = 1e9",
+                "max_in_flight = 4096",  # 16 batches of 64
                 "",
             ]
         )

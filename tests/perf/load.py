@@ -20,6 +20,7 @@ from agentkeys_runtime import tls13  # noqa: F401 - before grpc
 # isort: split
 import grpc
 
+from agentkeys.signer.v1 import signer_pb2
 from agentkeys_runtime.grpc_errors import from_rpc_error
 from agentkeys_runtime.mtls import TlsMaterial
 from tests.perf.processes import LOAD_CORE, BenchError, Running
@@ -88,13 +89,13 @@ class Load:
             channels=channels,
         )
 
-    def run(self, name: str, method: str, payloads: Path, *, seconds: float | None = None) -> int:
-        """Send every message once, or all of them again and again for a while; the number of calls.
+    def run(self, name: str, method: str, payloads: Path, *, answers: str | None = None) -> int:
+        """Send every message once; the number of calls. `answers` names the message of a batch's answers.
 
         Raises:
-            BenchError: a call was refused.
+            BenchError: a call, or an item of a batch, was refused.
         """
-        answer = self._ask(do="run", name=name, method=method, payloads=str(payloads), seconds=seconds)
+        answer = self._ask(do="run", name=name, method=method, payloads=str(payloads), seconds=None, answers=answers)
         if answer["refused"]:
             raise BenchError(f"{method}: {answer['refused']}")
         return int(answer["calls"])
@@ -102,7 +103,16 @@ class Load:
     def start(self, name: str, method: str, payloads: Path, *, seconds: float) -> None:
         """As `run`, without waiting; `finish` waits."""
         self._running.tell(
-            json.dumps({"do": "run", "name": name, "method": method, "payloads": str(payloads), "seconds": seconds})
+            json.dumps(
+                {
+                    "do": "run",
+                    "name": name,
+                    "method": method,
+                    "payloads": str(payloads),
+                    "seconds": seconds,
+                    "answers": None,
+                }
+            )
         )
 
     def finish(self) -> dict[str, Any]:
@@ -139,13 +149,17 @@ class _Generator:
         refused: Counter[str] = Counter()
         counts = [0] * CONCURRENCY
         lock = threading.Lock()
+        answers = command["answers"] and getattr(signer_pb2, command["answers"])
 
         def work(number: int) -> None:
             call = calls[number % len(calls)]
             for payload in _shared(source, lock, until):
                 counts[number] += 1
                 try:
-                    call(payload, timeout=CALL_LIMIT_S)
+                    answer = call(payload, timeout=CALL_LIMIT_S)
+                    if answers:
+                        items = answers.FromString(answer).items
+                        refused.update(item.error.reason for item in items if item.HasField("error"))
                 except grpc.RpcError as error:
                     refused[from_rpc_error(error).reason.value] += 1
 

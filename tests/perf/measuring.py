@@ -65,9 +65,18 @@ class Bench:
         """Connect the generator to a server."""
         load.connect(name, target, self.certificates.folder(worker), server_name=SIGNER_NAME, channels=channels)
 
-    def cost(self, load: Load, name: str, processes: Sequence[int], method: str, messages: Sequence[bytes]) -> float:
-        """Server CPU per call, in microseconds."""
+    def cost(
+        self,
+        load: Load,
+        name: str,
+        processes: Sequence[int],
+        method: str,
+        messages: Sequence[bytes],
+        *,
+        answers: str | None = None,
+    ) -> float:
+        """Server CPU per call, in microseconds; every call, and every item of `answers`, must have been served."""
         payloads = self.payloads(messages)
         before = cpu_us(processes)
-        calls = load.run(name, method, payloads)
+        calls = load.run(name, method, payloads, answers=answers)
         return (cpu_us(processes) - before) / calls

@@ -278,6 +278,14 @@ def test_verdicts_are_charged_and_bounded_like_the_rest(world: World) -> None:
         world.service.verify_k10_sig_batch(CREDENTIALS, batch_of([]))
 
 
+def test_a_clock_behind_answers_no_verdict(world: World) -> None:
+    reads(world, 1)
+    world.clock.at -= 61
+    assert reasons(world.service.verify_k10_sig_batch(CREDENTIALS, batch_of([question(world, b"a")]))) == [
+        "clock_behind"
+    ]
+
+
 def test_the_class_is_each_items_own(world: World) -> None:
     assert AUDIT.worker_class is WorkerClass.AUDIT
     assert reasons(derive(world, reads(world, 2), caller=AUDIT)) == ["class_mismatch"] * 2
