@@ -1,5 +1,6 @@
 """One call, or each item of a batch: charged, its clock checked, worked on, and recorded where it is refused."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
@@ -16,6 +17,10 @@ from signer.refusals import Refusals
 #: Refusals that say that the journal takes no line now, or that nobody was refused.
 _UNRECORDABLE: Final = frozenset({Reason.JOURNAL_UNAVAILABLE, Reason.CLOCK_BEHIND, Reason.SEALED, Reason.INTERNAL})
 
+#: Batches whose items are checked at the same time. More of them keep the committer from its work, and grow old:
+#: each takes longer by as much as it shares the interpreter with others. Two, as one may be waiting for the registry.
+_PREPARED_AT_ONCE: Final = 2
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -31,6 +36,7 @@ class Calls:
         self._clock = clock
         self._limits = limits
         self._refusals = refusals
+        self._preparing = threading.BoundedSemaphore(_PREPARED_AT_ONCE)
 
     def one(self, caller: CallerIdentity, method: str, work: Callable[[Attempt], T]) -> T:
         """What `work` returns; a refusal is recorded before it goes on to the caller."""
@@ -71,14 +77,15 @@ class Calls:
         """
         gathering: Gathering[R] = Gathering(self._journalist, self._clock)
         attempts = []
-        for number, refusal in enumerate(self._entered(caller, method, batch)):
-            attempt = Attempt(caller=caller, method=method)
-            attempts.append(attempt)
-            if refusal is None:
-                work = partial(prepare, attempt, gathering.settle)
-                gathering.add(number, answered(work, batch.items[number]))
-            else:
-                gathering.add(number, refusal)
+        with self._preparing:
+            for number, refusal in enumerate(self._entered(caller, method, batch)):
+                attempt = Attempt(caller=caller, method=method)
+                attempts.append(attempt)
+                if refusal is None:
+                    work = partial(prepare, attempt, gathering.settle)
+                    gathering.add(number, answered(work, batch.items[number]))
+                else:
+                    gathering.add(number, refusal)
         gathering.commit()
         found = [gathering.outcomes[number] for number in range(len(attempts))]
         for attempt, outcome in zip(attempts, found, strict=True):
