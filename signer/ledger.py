@@ -201,3 +201,6 @@ class Journalist(Protocol):
 
 #: Opens a consistent snapshot for reading; raises journal_unavailable.
 Snapshot = Callable[[], AbstractContextManager[Inventory]]
+
+#: Opens the ledger for reads that need not be of one moment, since the unit looks again; raises journal_unavailable.
+Glance = Callable[[], AbstractContextManager[LedgerReader]]

@@ -16,7 +16,7 @@ from signer.admission import OBJECT_EFFECTS, Admission, Attempt
 from signer.batches import Unit
 from signer.calls import Settle
 from signer.keyring import Keyring
-from signer.ledger import Burn, Snapshot
+from signer.ledger import Burn, Glance
 from signer.releases import SALT_LENGTH, KeyRelease, release_read, release_write
 
 _DIGEST_LENGTH: Final = 32
@@ -49,7 +49,7 @@ class Preparing:
 
     admission: Admission
     keyring: Keyring
-    snapshot: Snapshot
+    glance: Glance
 
     def key(self, attempt: Attempt, asked: KeyRequest) -> Unit[KeyRelease]:
         """The unit that releases the key of one version of one object.
@@ -76,7 +76,7 @@ class Preparing:
         outcome = _outcome(asked.result)
         request = parsed.request
         settle(request.digest)
-        with self.snapshot() as ledger:
+        with self.glance() as ledger:
             known = is_known(ledger.cap(request.digest), request.rule.effect)
         if known:  # the digest proves that these very bytes were authorised here
             attempt.device_verified = request.digest

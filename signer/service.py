@@ -16,7 +16,7 @@ from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
 from signer.batches import Batch, Outcome
 from signer.calls import Calls
 from signer.keyring import Keyring
-from signer.ledger import Burn, Journalist, Snapshot
+from signer.ledger import Burn, Glance, Journalist, Snapshot
 from signer.limits import Limits
 from signer.listings import AuditPage, ListPage, check_audit_body, check_list_body, list_names, read_rows
 from signer.ports import Clock, RegistryReader, StsExchange
@@ -40,6 +40,7 @@ class SignerService:
         keyring: Keyring,
         journalist: Journalist,
         snapshot: Snapshot,
+        glance: Glance,
         registry: RegistryReader,
         clock: Clock,
         policy: ServicePolicy,
@@ -52,8 +53,8 @@ class SignerService:
         self._snapshot = snapshot
         self._registry = registry
         self._calls = Calls(journalist=journalist, clock=clock, limits=limits, refusals=refusals)
-        self._admission = Admission(registry=registry, policy=policy, limits=limits, clock=clock, snapshot=snapshot)
-        self._preparing = Preparing(admission=self._admission, keyring=keyring, snapshot=snapshot)
+        self._admission = Admission(registry=registry, policy=policy, limits=limits, clock=clock, glance=glance)
+        self._preparing = Preparing(admission=self._admission, keyring=keyring, glance=glance)
         self._sessions = Sessions(
             keyring=keyring,
             journalist=journalist,

@@ -58,7 +58,7 @@ def against_singles(bench: Bench) -> None:
             bare.tell(str(bench.payloads(proofs)))
             return float(bare.line(120.0)) / len(proofs)
 
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             proofs = small.proofs(calls)
             keys = list(in_batches(pb.DeriveCredKekBatchRequest, small.fetches(calls)))
             signatures = list(in_batches(pb.VerifyK10SigBatchRequest, proofs))
@@ -73,7 +73,7 @@ def against_singles(bench: Bench) -> None:
                 "verify_item": item("VerifyK10SigBatch", signatures),
                 "libsecp": in_bare(proofs),
             }
-            for name, value in found.items() if turn >= 0 else ():
+            for name, value in found.items() if counts else ():
                 results.sample(f"{name}_us", value)
     results.values["derive_batch_vs_single"] = results.ratio("derive_item_us", "derive_alone_us")
     results.values["verify_k10_batch_vs_libsecp"] = results.ratio("libsecp_us", "verify_item_us")
@@ -109,10 +109,10 @@ def gathering(bench: Bench) -> None:
                 raise BenchError(f"stores of a worker {how}: {answer['refused']}")
             return (cpu_us([signer.pid]) - before) / calls, answer["wall_s"] / calls
 
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             for how in origins:
                 cpu, wall_s = store(how)
-                if turn >= 0:
+                if counts:
                     results.sample(f"store_{how}_us", cpu)
                     results.sample(f"store_{how}_wall_ms", wall_s * 1000)
     results.values["gathering_cpu"] = results.ratio("store_gathering_us", "store_alone_us")

@@ -57,7 +57,7 @@ def floor_and_calls(bench: Bench) -> None:
             alone.tell(str(bench.payloads(small.fetches(calls))))
             return float(alone.line(120.0)) / calls
 
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             puts, rows = small.puts(calls)
             bench.cost(load, "memory", served, DERIVE, puts)
             found = {
@@ -68,7 +68,7 @@ def floor_and_calls(bench: Bench) -> None:
                 "derive_in_process": in_process(),
                 "delete": bench.cost(load, "memory", served, SIGN_ROW, small.deletes(calls // 4)),
             }
-            for name, value in found.items() if turn >= 0 else ():  # the first turn warms up
+            for name, value in found.items() if counts else ():  # the first turn warms up
                 results.sample(f"{name}_us", value)
         results.values["rss_mib"] = rss_mib(signer.pid)
     results.values["noop_cpu_us"] = results.median("noop_us")
@@ -81,7 +81,7 @@ def floor_and_calls(bench: Bench) -> None:
     acknowledged, deleted = results.median("sign_row_us"), results.ratio("delete_us", "noop_us")
     results.notes["sign_audit_row_vs_noop"] = f"acknowledged puts, {acknowledged:.0f} us; new deletes {deleted:.2f}"
     results.notes["overhead_us"] = f"in process {results.median('derive_in_process_us'):.0f} us"
-    calls_served = (bench.scale.rounds + 1) * calls * 5
+    calls_served = (len(results.samples["derive_us"]) + 1) * calls * 5
     results.notes["rss_mib"] = f"after about {calls_served} calls"
 
 
@@ -101,11 +101,11 @@ def two_processes(bench: Bench) -> None:
             pin(child, {core})
         bench.connect(load, "one", one.said, channels=CONCURRENCY)
         bench.connect(load, "two", both.said, channels=CONCURRENCY)
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             single = bench.cost(load, "one", one.family(), DERIVE, bench.small.fetches(calls))
             shares = [cpu_us([child]) for child in children]
             double = bench.cost(load, "two", both.family(), DERIVE, two.fetches(calls))
-            if turn >= 0:
+            if counts:
                 results.sample("derive_1_process_us", single)
                 results.sample("derive_2_processes_us", double)
                 results.sample("busier_child_share", _share(children, shares))
@@ -200,10 +200,10 @@ def growth(bench: Bench) -> None:
     with large.serve_pinned() as above, bench.small.serve_pinned() as below, bench.load() as load:
         bench.connect(load, "large", above.said)
         bench.connect(load, "small", below.said)
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             some = bench.cost(load, "small", [below.pid], DERIVE, bench.small.fetches(calls))
             many = bench.cost(load, "large", [above.pid], DERIVE, large.fetches(calls))
-            if turn >= 0:
+            if counts:
                 results.sample("derive_small_us", some)
                 results.sample("derive_large_us", many)
     results.values["cost_growth"] = results.ratio("derive_large_us", "derive_small_us")

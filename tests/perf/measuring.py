@@ -1,5 +1,6 @@
 """What one run of the bench measures with: its scale, its folder, its deployments, and what it found."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from tests.perf.load import Load, write_payloads
 from tests.perf.processes import cpu_us
 
 SMALL: Final = 20
+#: How long one measurement goes on, in seconds, and how many rounds it has however long they take.
+_SHARE_S: Final = 50.0
+_LEAST_ROUNDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,15 @@ class Bench:
         made = Deployment(root=self.root / name, certificates=self.certificates, processes=processes)
         made.prepare(operators=operators, active=SMALL)
         return made
+
+    def turns(self) -> Iterator[bool]:
+        """Once to warm up, then once a round; whether what is found counts. No more rounds than there is time for."""
+        since = time.monotonic()
+        yield False
+        for turn in range(self.scale.rounds):
+            if turn >= _LEAST_ROUNDS and time.monotonic() - since > _SHARE_S:
+                return
+            yield True
 
     @contextmanager
     def load(self, cores: set[int] | None = None) -> Iterator[Load]:

@@ -160,6 +160,7 @@ class World:
             keyring=self.keyring,
             journalist=journalist,
             snapshot=self.database.snapshot,
+            glance=self.database.glance,
             registry=registry,
             clock=self.clock,
             policy=ServicePolicy(aud=REGISTRY_ID, cosign_keys={self.k1_public.kid: self.k1_public}, sts=sts),
