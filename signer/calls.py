@@ -17,9 +17,9 @@ from signer.refusals import Refusals
 #: Refusals that say that the journal takes no line now, or that nobody was refused.
 _UNRECORDABLE: Final = frozenset({Reason.JOURNAL_UNAVAILABLE, Reason.CLOCK_BEHIND, Reason.SEALED, Reason.INTERNAL})
 
-#: Batches whose items are checked at the same time. More of them keep the committer from its work, and grow old:
-#: each takes longer by as much as it shares the interpreter with others. Two, as one may be waiting for the registry.
-_PREPARED_AT_ONCE: Final = 2
+#: Batches that are checked and committed at the same time: one is checked while the other is being committed. More
+#: would take longer each, by as much as they share the interpreter and the committer, until their admissions are old.
+_AT_ONCE: Final = 2
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +36,7 @@ class Calls:
         self._clock = clock
         self._limits = limits
         self._refusals = refusals
-        self._preparing = threading.BoundedSemaphore(_PREPARED_AT_ONCE)
+        self._batches = threading.BoundedSemaphore(_AT_ONCE)
 
     def one(self, caller: CallerIdentity, method: str, work: Callable[[Attempt], T]) -> T:
         """What `work` returns; a refusal is recorded before it goes on to the caller."""
@@ -77,7 +77,7 @@ class Calls:
         """
         gathering: Gathering[R] = Gathering(self._journalist, self._clock)
         attempts = []
-        with self._preparing:
+        with self._batches:
             for number, refusal in enumerate(self._entered(caller, method, batch)):
                 attempt = Attempt(caller=caller, method=method)
                 attempts.append(attempt)
@@ -86,7 +86,7 @@ class Calls:
                     gathering.add(number, answered(work, batch.items[number]))
                 else:
                     gathering.add(number, refusal)
-        gathering.commit()
+            gathering.commit()
         found = [gathering.outcomes[number] for number in range(len(attempts))]
         for attempt, outcome in zip(attempts, found, strict=True):
             if isinstance(outcome, KeyServiceError):

@@ -121,7 +121,7 @@ class Database:
         if conn is None:
             conn = self.connect()
             conn.execute("PRAGMA query_only = ON")
-            conn.execute("PRAGMA cache_size = -512")  # KiB: one connection a thread; the system's cache holds the rest
+            conn.execute("PRAGMA cache_size = -256")  # KiB: one connection a thread; the system's cache holds the rest
             self._local.conn = conn
             with self._lock:
                 self._opened.append(conn)
@@ -169,7 +169,7 @@ class Database:
 def _configure(conn: sqlite3.Connection) -> None:
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("PRAGMA synchronous = FULL")  # a release may leave only once its record is on disk
-    conn.execute("PRAGMA cache_size = -2048")  # KiB: the system's cache holds the rest
+    conn.execute("PRAGMA cache_size = -1024")  # KiB: the system's cache holds the rest
     conn.execute("PRAGMA wal_autocheckpoint = 2000")  # pages: rarer and longer checkpoints than the default
     conn.execute("PRAGMA temp_store = MEMORY")
 
