@@ -16,6 +16,7 @@ __all__ = ["TRUST_DOMAIN", "Service", "Stack", "StackError", "fresh", "running_s
 TRUST_DOMAIN = "demo.agentkeys.test"
 #: What starts together, in the order in which one needs the other.
 WAVES = (("issuer", "signer"), ("broker", "credentials", "audit"))
+_SIGNING = Path(__file__).with_name("signing.toml")
 PARTS = tuple(name for wave in WAVES for name in wave)
 _LEAVES = {
     "signer": ("signer", "main"),
@@ -42,6 +43,7 @@ class Stack:
     registry_id: str = ""
     profile_hash: str = ""
     settings: dict[str, str] = field(default_factory=dict)  # extra lines of a service's configuration, by service
+    objects: str = ""  # the tables that say where objects lie; a local folder where this is empty
     detours: dict[str, int] = field(default_factory=dict)
     jobs: int = 1  # commands that run side by side while certificates are made
 
@@ -123,6 +125,7 @@ class Stack:
         return f'[signer]\naddress = "127.0.0.1:{port}"\nserver_name = "{self.signer_name}"\n'
 
     def _configurations(self) -> None:
+        shutil.copyfile(_SIGNING, self.root / "signing.toml")
         cosign = f'cosign_keys = ["{self.root}/broker/k1.jwk.json"]\n'
         common = f'trust_domain = "{TRUST_DOMAIN}"\n'
         quota = "[quota]\ndevice_per_minute = 600\nuser_per_minute = 1200\n"
@@ -130,6 +133,7 @@ class Stack:
             "signer": common
             + f'listen = "{self.signer_address}"\nstate_dir = "{self.root}/signer"\nvault = "{self.root}/vault.bin"\n'
             + cosign
+            + f'signing_policy = "{self.root}/signing.toml"\n'
             + self.settings.get("signer", "")
             + self._tls("signer", "client_ca")
             + f'revocation_list = "{self.root}/ca/revoked.json"\n'
@@ -141,7 +145,8 @@ class Stack:
             + self.settings.get("broker", quota),
         }
         for name in ("credentials", "audit"):
-            objects = f'[objects]\ndirectory = "{self.root}/objects"\n' if name == "credentials" else ""
+            folder = f'[objects]\ndirectory = "{self.root}/objects"\n'
+            objects = (self.objects or folder) if name == "credentials" else ""
             links = self._tls(name, "ca") + self._to_signer(name) + objects
             texts[name] = f'class = "{name}"\n' + self._edge(name) + cosign + links + self.settings.get(name, "")
         for name, text in texts.items():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
+from agentkeys_core.audit_envelope import intent_commitment
 from agentkeys_core.caprequest import CapRequest
 from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
 from agentkeys_core.errors import KeyServiceError
@@ -102,6 +103,14 @@ def check_request_row(
     _expect(content.result == result, "result")
 
 
+def check_signing_row(keys: AuditKeys, row: AuditRow, *, intent: str | None, digest: bytes) -> None:
+    """Raise `row_not_trusted` unless the row says these words of what was signed, and commits to both."""
+    content = keys.verify(row)
+    _expect(content.intent_text == intent, "meaning")
+    commitment = None if intent is None else intent_commitment(intent, digest)
+    _expect(content.intent_commitment == commitment, "payload")
+
+
 def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service: Service, body: bytes) -> None:
     """Raise `row_not_trusted` unless a master of this operator stored exactly these body bytes under this service."""
     content = keys.verify(row)
@@ -110,6 +119,18 @@ def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service
     _expect(content.operator_omni == operator and content.actor_omni == operator, "owner")
     _expect(content.op_body.req == sha256(body), "value")
     _expect(content.result == OpResult.SUCCESS, "result")
+
+
+def check_released(store: AuditRow, release: AuditRow) -> None:
+    """Raise `row_not_trusted` unless the key that was released for a read is that of this very store.
+
+    Both rows are verified already. The signer releases the current version's key only, and its row names the salt; so a
+    genuine value that another store replaced, kept by a worker, is none of this read. Only a key of a later epoch may
+    have another salt: what the store had sealed was re-wrapped since.
+    """
+    stored, released = store.content().op_body, release.content().op_body
+    same = (stored.epoch, stored.salt) == (released.epoch, released.salt) and stored.salt is not None
+    _expect(same or (stored.epoch or 0) < (released.epoch or 0), "version")
 
 
 def change_kind(change: Change) -> OpKind:

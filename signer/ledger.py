@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from agentkeys_core.audit import AuditEnvelope, AuditRow
 from agentkeys_core.ops import ObjectClass
+from signer.holds import Hold
 from signer.journal import JournalLine
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ class Burn(IntFlag):
     STS_CREDENTIALS = 2
     SIGN_AUDIT_ROW = 4
     READ = 8
+    SIGN_SIWE = 16
+    SIGN_TYPED_DATA = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,10 @@ class LedgerReader(Protocol):
         """A row as signed: its canonical JSON."""
         ...
 
+    def hold(self, ref: ObjectRef) -> Hold | None:
+        """The last hold of the object, over or not; None where it was ended."""
+        ...
+
 
 class Inventory(LedgerReader, Protocol):
     """What lists are read from: only outside a transaction, where nothing waits to be written."""
@@ -149,6 +156,14 @@ class Ledger(LedgerReader, Protocol):
 
     def drop(self, ref: ObjectRef) -> None:
         """Close all salts of the object; it is listed no more."""
+        ...
+
+    def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
+        """Let that cap hold the object, whoever held it before."""
+        ...
+
+    def end_hold(self, ref: ObjectRef, digest: bytes) -> None:
+        """Nothing of that cap's session is under way any more; another cap's hold stays."""
         ...
 
 

@@ -24,6 +24,7 @@ from signer.preparing import KeyRequest, Preparing, RowRequest, check_empty_body
 from signer.refusals import Refusals
 from signer.releases import KeyRelease, release_list, write_line
 from signer.sessions import SessionRelease, Sessions
+from signer.signing import SignedSiwe, SignedTypedData, Signing, WalletAddress
 from signer.verification import K10Question, K10Verdict, K11Verdict, verify_k10, verify_k11
 
 _OMNI_LENGTH: Final = 32
@@ -63,6 +64,14 @@ class SignerService:
             policy=policy.sts,
             exchange=sts,
         )
+        self._signing = Signing(
+            keyring=keyring,
+            journalist=journalist,
+            registry=registry,
+            clock=clock,
+            admission=self._admission,
+            policy=policy.signing,
+        )
 
     def derive_address(self, caller: CallerIdentity, omni: bytes, epoch: int) -> bytes:
         """The 20-byte address of K4(omni). Raises invalid_omni, epoch_not_held, sealed."""
@@ -73,6 +82,10 @@ class SignerService:
             return self._keyring.address(omni, epoch)
 
         return self._call(caller, "DeriveAddress", work)
+
+    def wallet_address(self, caller: CallerIdentity, actor_omni: bytes) -> WalletAddress:
+        """The address of an actor's managed wallet. Raises as `Signing.address`."""
+        return self._call(caller, "DeriveAddress", lambda _: self._signing.address(actor_omni))
 
     def derive_cred_kek(
         self, caller: CallerIdentity, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes = b""
@@ -168,6 +181,14 @@ class SignerService:
             return page
 
         return self._call(caller, "GetAuditRows", work)
+
+    def sign_siwe(self, caller: CallerIdentity, cap: bytes, message: str) -> SignedSiwe:
+        """A sign-in message signed by the actor's wallet, sealed to the device. Raises as `Signing.siwe`."""
+        return self._call(caller, "SignSiwe", lambda attempt: self._signing.siwe(attempt, cap, message))
+
+    def sign_typed_data(self, caller: CallerIdentity, cap: bytes, body: bytes) -> SignedTypedData:
+        """Typed data signed by the actor's wallet, sealed to the device. Raises as `Signing.typed_data`."""
+        return self._call(caller, "SignTypedData", lambda attempt: self._signing.typed_data(attempt, cap, body))
 
     def verify_k10_sig(
         self,

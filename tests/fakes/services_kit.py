@@ -17,24 +17,38 @@ from agentkeys_core.ops import OPS, Op, WorkerClass
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.sealing import open_sealed
 from agentkeys_runtime.registry_client import RegistryStatus
-from agentkeys_runtime.signer_client import CloudSession, ListedObject, ObjectPage, ReleasedKey, RowPage, SignerClient
+from agentkeys_runtime.signer_client import (
+    CloudSession,
+    ListedObject,
+    ObjectPage,
+    ReleasedKey,
+    RowPage,
+    SealedSignature,
+    SignerClient,
+)
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
 from broker.adapters.store_sqlite import SqliteCounters
 from broker.cosign import Cosigner
 from broker.quota import Quota, QuotaLimits
+from broker.signing import SigningRelay
 from broker.web.routes import broker_endpoints
+from signer.ports import StsExchange
+from signer.signing_policy import SigningPolicy
 from tests.fakes.app_client import AppClient
 from tests.fakes.registry import StaticRegistry
 from tests.unit.signer.world import OF_CLASS, REGISTRY_ID, World, broker, world_in
 from worker.adapters.deletions_local import LocalDeletions
 from worker.adapters.objects_local import LocalObjects
+from worker.adapters.objects_s3 import Bucket, S3Objects
 from worker.adapters.signer import AdmittedSigner
+from worker.adapters.store_local import LocalStore
 from worker.admission import Admission, Admitted
 from worker.app import object_operations
 from worker.auditlog import AuditLog
 from worker.credentials import ObjectService, Outcome
+from worker.ports import ObjectStore
 from worker.web.routes import operation_endpoints
 
 T = TypeVar("T")
@@ -61,6 +75,18 @@ class InProcessSigner(SignerClient):
     def derive_address(self, omni: bytes, *, epoch: int) -> bytes:
         return self._run("address", lambda: self._world.service.derive_address(self._caller, omni, epoch))
 
+    def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
+        found = self._run("wallet", lambda: self._world.service.wallet_address(self._caller, actor_omni))
+        return found.address, found.epoch
+
+    def sign_siwe(self, cap: bytes, *, message: str) -> SealedSignature:
+        found = self._run("siwe", lambda: self._world.service.sign_siwe(self._caller, cap, message))
+        return SealedSignature(sealed=found.sealed, row=found.row)
+
+    def sign_typed_data(self, cap: bytes, *, body: bytes) -> SealedSignature:
+        found = self._run("typed", lambda: self._world.service.sign_typed_data(self._caller, cap, body))
+        return SealedSignature(sealed=found.sealed, row=found.row)
+
     def derive_cred_kek(
         self, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes | None = None
     ) -> ReleasedKey:
@@ -73,7 +99,18 @@ class InProcessSigner(SignerClient):
         return self._run("derive", work)
 
     def sts_credentials(self, cap: bytes, *, role_arn: str) -> CloudSession:
-        raise AssertionError("not asked for")
+        def work() -> CloudSession:
+            found = self._world.service.sts_credentials(self._caller, cap, role_arn)
+            opened = found.session
+            return CloudSession(
+                access_key_id=opened.access_key_id,
+                secret_access_key=opened.secret_access_key,
+                session_token=opened.session_token,
+                expires_at=opened.expires_at,
+                row=found.row,
+            )
+
+        return self._run("session", work)
 
     def sign_audit_row(self, cap: bytes, *, result: int) -> bytes:
         return self._run(f"row{result}", lambda: self._world.service.sign_audit_row(self._caller, cap, result))
@@ -133,8 +170,9 @@ class FollowedRegistry:
 class Services:
     """One signer, a broker, a credentials worker and an audit worker, and clients of each."""
 
-    def __init__(self, world: World, folder: Path, limits: QuotaLimits) -> None:
+    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None = None) -> None:
         self.world = world
+        self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
         self.counters = SqliteCounters(folder / "broker.db")
@@ -147,7 +185,12 @@ class Services:
         )
         self.broker_signer = InProcessSigner(world)
         self.broker = self._client(
-            broker_endpoints(cosigner=self.cosigner, registry=registry, addresses=self.broker_signer)
+            broker_endpoints(
+                cosigner=self.cosigner,
+                registry=registry,
+                addresses=self.broker_signer,
+                signing=SigningRelay(self.cosigner, self.broker_signer),
+            )
         )
         self.folder = folder / "objects"
         self.objects = LocalObjects(self.folder, lock_timeout_s=2.0)
@@ -161,10 +204,14 @@ class Services:
         self.audit = self._worker(WorkerClass.AUDIT, {Op.AUDIT_LIST: log.list}, registry)
 
     def new_service(self) -> ObjectService:
-        deletions = LocalDeletions(self.objects, clock=self.world.clock.now)
-        return ObjectService(
-            signer=AdmittedSigner(self.signer), objects=self.objects, deletions=deletions, sleep=self.pauses.append
-        )
+        signer = AdmittedSigner(self.signer)
+        store: ObjectStore = self._local_store()
+        if self.bucket is not None:
+            store = S3Objects(self.bucket, signer)
+        return ObjectService(signer=signer, objects=store, sleep=self.pauses.append)
+
+    def _local_store(self) -> ObjectStore:
+        return LocalStore(self.objects, LocalDeletions(self.objects, clock=self.world.clock.now))
 
     def restart(self) -> None:
         """The worker forgets whatever it had in memory."""
@@ -281,11 +328,19 @@ class Answered:
 
 
 @contextmanager
-def services_in(folder: Path, *, limits: QuotaLimits | None = None) -> Iterator[Services]:
+def services_in(
+    folder: Path,
+    *,
+    limits: QuotaLimits | None = None,
+    exchange: StsExchange | None = None,
+    bucket: Bucket | None = None,
+    signing: SigningPolicy | None = None,
+) -> Iterator[Services]:
     """Everything in one folder; at the end the signer's journal and rows are verified."""
-    with world_in(folder) as world:
+    with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
-        made = Services(world, folder, limits or QuotaLimits(device_per_minute=10_000, user_per_minute=10_000))
+        plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
+        made = Services(world, folder, limits or plenty, bucket)
         try:
             yield made
         finally:

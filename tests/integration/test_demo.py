@@ -35,6 +35,7 @@ PROMISED = (
     ("naming the victim's device", "device_signature_invalid"),
     ("presented by the broker", "sealed to the device"),
     ("with the broker's certificate", "role_not_allowed"),
+    ("a sign-in with the agent's wallet", "device_signature_invalid"),
     ("AddAgent", "change_not_authorised"),
     ("Enrol", "change_not_authorised"),
     ("Unfreeze", "change_not_authorised"),
@@ -115,7 +116,7 @@ def test_the_demo_shows_the_main_job_and_refuses_every_attack(tmp_path: Path) ->
     assert "65,536 bytes, byte for byte" in done.stdout
     assert "FAIL" not in done.stdout
     assert "\x1b" not in done.stdout
-    assert len(re.findall(r"^  ok +\d+\.\d\d s  ", done.stdout, re.MULTILINE)) == 15 + sum(
+    assert len(re.findall(r"^  ok +\d+\.\d\d s  ", done.stdout, re.MULTILINE)) == 16 + sum(
         len(group.drills) for group in GROUPS
     )
     pids = pids_in(done.stdout)
@@ -179,8 +180,8 @@ def test_up_says_how_to_use_the_stack_and_it_works_that_way(tmp_path: Path) -> N
         )
         assert listed.returncode == 0
         health = next(line for line in text.splitlines() if line.endswith("/healthz")).split()
-        with https(tmp_path / health[2]) as client:
-            assert client.get(health[3]).json()["registry"] == "fresh"
+        with https(tmp_path / health[-2]) as client:
+            assert client.get(health[-1]).json()["registry"] == "fresh"
         second = subprocess.run(
             [sys.executable, "-m", "demo", "up"],
             cwd=tmp_path,
@@ -239,6 +240,17 @@ def test_colour_goes_to_terminals_only() -> None:
     for out, colour in ((Terminal(), True), (io.StringIO(), False)):
         Screen(out).attempt("an attempt", "refused", lambda: "refused")
         assert ("\x1b[32m" in out.getvalue()) is colour
+
+
+def test_a_line_that_is_taken_back_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Terminal()
+    Screen(out).attempt("an attempt whose title is longer than the terminal is wide", "refused", lambda: "refused")
+    assert len(out.getvalue().partition("\r")[0]) < 40
 
 
 def test_a_detour_passes_on_holds_and_refuses() -> None:
