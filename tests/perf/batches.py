@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from agentkeys.signer.v1 import signer_pb2 as pb
 from tests.perf.deployment import SIGNER, SIGNER_NAME, TRUST_DOMAIN, Deployment
-from tests.perf.load import write_payloads
+from tests.perf.load import check_served, write_payloads
 from tests.perf.measuring import Bench
-from tests.perf.processes import LOAD_CORE, SERVER_CORE, BenchError, Running, cpu_us
+from tests.perf.processes import LOAD_CORE, SERVER_CORE, Running, cpu_us
 
 DERIVE: Final = f"{SIGNER}/DeriveCredKek"
 ITEMS: Final = 64
@@ -105,8 +105,7 @@ def gathering(bench: Bench) -> None:
             command = {"origin": origins[how], "path": "/v1/credentials/store", "payloads": str(payloads)}
             load.tell(json.dumps(command))
             answer = json.loads(load.line(300.0))
-            if answer["refused"]:
-                raise BenchError(f"stores of a worker {how}: {answer['refused']}")
+            check_served(f"stores of a worker {how}", answer["refused"], asked=calls)
             return (cpu_us([signer.pid]) - before) / calls, answer["wall_s"] / calls
 
         for counts in bench.turns():
