@@ -16,7 +16,7 @@ from signer import oidc, profile_file
 from signer.adapters.database import Database, StateError, read_meta
 from signer.config import SignerConfig, UnsealConfig, origin_or_value_error
 from signer.hardening import HardeningError, harden
-from signer.hostsocket import HostSocketError, ask_host
+from signer.hostsocket import TIMEOUT_S, HostSocketError, ask_host
 from signer.journal import JournalTamperedError
 from signer.keyring import Keyring
 from signer.ports import VaultError
@@ -24,9 +24,9 @@ from signer.prefork import ChildError
 from signer.private_files import read_private
 from signer.rpc.permissions import PERMISSIONS
 from signer.serving import StartError, serve
-from signer.setup import create_deployment, ensure_key_file, new_k3, parse_k3
+from signer.setup import create_deployment, ensure_key_file, parse_k3
 from signer.unsealing import ask_secretly, unsealer_of
-from signer.vault import Vault
+from signer.vault import Vault, new_k3
 
 #: What a host can do something about: one line on stderr and exit 1. BindError is an OSError.
 _EXPECTED: Final = (
@@ -42,6 +42,7 @@ _EXPECTED: Final = (
     OSError,
 )
 _K3_FILE_LIMIT: Final = 128  # bytes
+_ROTATE_S: Final = 60.0  # longer than every wait of a rotation together
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
@@ -144,6 +145,29 @@ def clock_reset(config: ConfigOption) -> None:
 
 
 @app.command()
+def rotate(
+    config: ConfigOption,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Generate the next epoch, write its public keys.")] = False,
+    commit: Annotated[bool, typer.Option("--commit", help="Make the prepared epoch current.")] = False,
+    out: Annotated[Path | None, typer.Option(help="With --prepare: folder that the issuer's origin serves.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Advance K3 to a new epoch: prepare, publish the files, commit. At most once an hour, while the signer serves."""
+    if prepare == commit or prepare != (out is not None):
+        raise typer.BadParameter("either --prepare with --out FOLDER, or --commit")
+    found = load_config(config, SignerConfig)
+    if commit:
+        _print_facts(_asked(found, "rotate-commit", timeout_s=_ROTATE_S), as_json=as_json)
+        return
+    answer = _asked(found, "rotate-prepare", timeout_s=_ROTATE_S)
+    files = answer.pop("files", None)
+    if out is None or not isinstance(files, dict) or set(files) != {oidc.JWKS, oidc.AUDIT_JWKS}:
+        raise HostSocketError("the signer answered with other files than the two key sets")
+    written = oidc.export(out, {name: str(text).encode() for name, text in files.items()})
+    _print_facts({**answer, "written": ", ".join(str(path) for path in written)}, as_json=as_json)
+
+
+@app.command()
 def profile(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],
@@ -180,7 +204,7 @@ def oidc_export(
     """Write discovery and both key sets below FOLDER, replacing what an earlier export wrote."""
     harden()
     found = load_config(config, SignerConfig)
-    origin = issuer or (found.sts.issuer if found.sts else None) or found.profile.issuer
+    origin = issuer or found.issuer_origin
     if origin is not None:
         _checked_issuer(origin)
     with unsealer_of(found.unseal, passphrase_file=passphrase_file, passphrase_fd=passphrase_fd) as unsealer:
@@ -209,10 +233,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def _asked(config: SignerConfig, command: str) -> dict[str, object]:
-    answer = ask_host(config.host_socket, command)
+def _asked(config: SignerConfig, command: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, object]:
+    answer = ask_host(config.host_socket, command, timeout_s=timeout_s)
     if answer.pop("ok", False) is not True:
-        raise HostSocketError(f"the signer refused: {answer.get('reason')}")
+        detail = answer.get("detail")
+        raise HostSocketError(f"the signer refused: {answer.get('reason')}{f' ({detail})' if detail else ''}")
     return answer
 
 

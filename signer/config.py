@@ -79,6 +79,18 @@ class StsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerConfig:
+    """How a rotation reads what the issuer's origin serves. `ca` holds its roots, by default the system's."""
+
+    origin: str | None = None
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.origin is not None:
+            origin_or_value_error(self.origin, "origin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Rates in calls a second, bursts and calls in flight as counts; each process counts by itself."""
 
@@ -118,6 +130,7 @@ class SignerConfig:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    issuer: IssuerConfig = field(default_factory=IssuerConfig)
     sts: StsConfig | None = None
     reflection: bool = True
     processes: int = 1
@@ -139,6 +152,11 @@ class SignerConfig:
     def port(self) -> int:
         """Port part of `listen`."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def issuer_origin(self) -> str | None:
+        """Where the host publishes the public keys, as the first of the tables that names it says."""
+        return self.issuer.origin or (self.sts.issuer if self.sts else None) or self.profile.issuer
 
     @property
     def database(self) -> Path:

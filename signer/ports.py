@@ -104,6 +104,15 @@ class Unsealer(Protocol):
         ...
 
 
+class HostRefusedError(Exception):
+    """A host action was refused; `reason` is the stable name that the host reads, the text says more."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
 class VaultProblem(StrEnum):
     """Why a vault, or a file that unseals it, was refused."""
 

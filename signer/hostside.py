@@ -1,0 +1,87 @@
+"""The side of a running signer that its host talks to, in the one process that holds the socket."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from signer.adapters.committer import Committer
+from signer.adapters.database import Database, read_meta
+from signer.adapters.epoch_store import EpochStore
+from signer.adapters.issuer import IssuerReader
+from signer.adapters.registry_stamp import SharedStamp
+from signer.clock import SystemClock
+from signer.config import SignerConfig
+from signer.epoch_board import EpochBoard, EpochKeeper
+from signer.gate import Gate
+from signer.hostactions import HostActions
+from signer.hostsocket import HostSocket
+from signer.journal import read_head
+from signer.keyring import Keyring
+from signer.prefork import StopFlag
+from signer.rotation import Rotation
+from signer.vault import Vault, VaultKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What every process of one signer shares, made before any fork."""
+
+    config: SignerConfig
+    keyring: Keyring
+    vault_key: VaultKey
+    gate: Gate
+    board: EpochBoard
+    allow_software_k11: bool
+    stop: StopFlag
+
+    def keeper(self, process: int) -> EpochKeeper:
+        """What takes up new epochs in serving process number `process`."""
+        return EpochKeeper(self.keyring, Vault(self.config.vault), self.vault_key, self.board, process)
+
+
+@contextmanager
+def host_side(opened: Opened, database: Database, committer: Committer) -> Iterator[HostSocket]:
+    """The socket with every host command, made and not started yet; removed at the end."""
+    config, started_at = opened.config, int(time.time())
+
+    def facts() -> Mapping[str, object]:
+        with database.reading() as conn:
+            meta, head = read_meta(conn), read_head(conn)
+        return {
+            "registry_id": meta.registry_id,
+            "k3_epoch": meta.k3_epoch,
+            "incarnation": meta.incarnation,
+            "journal": f"{head.sequence}:{head.hash.hex()}",
+            "processes": config.processes,
+            "started_at": started_at,
+        }
+
+    with database.reading() as conn:
+        registry_id = read_meta(conn).registry_id
+    stamp = SharedStamp.beside(config.database, registry_id)
+    epochs = EpochStore(database, committer, stamp)
+    rotation = Rotation(
+        keyring=opened.keyring,
+        vault=Vault(config.vault),
+        key=opened.vault_key,
+        board=opened.board,
+        registry=epochs,
+        served=IssuerReader(config.issuer_origin, config.issuer.ca).keys,
+        gate=opened.gate,
+        clock=SystemClock(),
+    )
+
+    def backup() -> Mapping[str, object]:
+        epochs.note("backup")
+        return {}
+
+    actions = HostActions(keyring=opened.keyring, journal=committer, gate=opened.gate, facts=facts)
+    more = {"rotate-prepare": rotation.prepare, "rotate-commit": rotation.commit, "backup": backup}
+    host = HostSocket(config.host_socket, {**actions.handlers(), **more})
+    try:
+        yield host
+    finally:
+        host.close()
+        actions.close()
+        stamp.close()
