@@ -1,6 +1,5 @@
 """The command `agentkeys-signer`: parse, call, print."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import configure
 from signer import oidc, profile_file
 from signer.adapters.database import Database, StateError, read_meta
+from signer.cli_options import ConfigOption, JsonOption, PassphraseFd, PassphraseFile, print_facts
+from signer.cli_state import journal_app
 from signer.config import SignerConfig, UnsealConfig, origin_or_value_error
 from signer.hardening import HardeningError, harden
 from signer.hostsocket import TIMEOUT_S, HostSocketError, ask_host
@@ -47,11 +48,7 @@ _ROTATE_S: Final = 60.0  # longer than every wait of a rotation together
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
 app.add_typer(oidc_app, name="oidc")
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="signer.toml")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="File with the passphrase, mode 0600.")]
-PassphraseFd = Annotated[int | None, typer.Option(help="Open descriptor to read the passphrase from.")]
+app.add_typer(journal_app, name="journal")
 
 
 @app.command()
@@ -129,19 +126,19 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
             "incarnation": meta.incarnation,
             "serving": False,
         }
-    _print_facts(facts, as_json=as_json)
+    print_facts(facts, as_json=as_json)
 
 
 @app.command()
 def seal(config: ConfigOption) -> None:
     """Make the serving signer forget every secret; only a new start opens the vault again."""
-    _print_facts(_asked(load_config(config, SignerConfig), "seal"), as_json=False)
+    print_facts(_asked(load_config(config, SignerConfig), "seal"), as_json=False)
 
 
 @app.command("clock-reset")
 def clock_reset(config: ConfigOption) -> None:
     """Reset the signer's high-water mark of time, after the longest window; nothing is served until then."""
-    _print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
+    print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
 
 
 @app.command()
@@ -157,14 +154,14 @@ def rotate(
         raise typer.BadParameter("either --prepare with --out FOLDER, or --commit")
     found = load_config(config, SignerConfig)
     if commit:
-        _print_facts(_asked(found, "rotate-commit", timeout_s=_ROTATE_S), as_json=as_json)
+        print_facts(_asked(found, "rotate-commit", timeout_s=_ROTATE_S), as_json=as_json)
         return
     answer = _asked(found, "rotate-prepare", timeout_s=_ROTATE_S)
     files = answer.pop("files", None)
     if out is None or not isinstance(files, dict) or set(files) != {oidc.JWKS, oidc.AUDIT_JWKS}:
         raise HostSocketError("the signer answered with other files than the two key sets")
     written = oidc.export(out, {name: str(text).encode() for name, text in files.items()})
-    _print_facts({**answer, "written": ", ".join(str(path) for path in written)}, as_json=as_json)
+    print_facts({**answer, "written": ", ".join(str(path) for path in written)}, as_json=as_json)
 
 
 @app.command()
@@ -190,7 +187,7 @@ def profile(  # noqa: PLR0917  # typer passes them by name
         found, registry_id=registry_id, ca=ca, broker=broker, issuer=issuer, workers=workers
     )
     oidc.export_file(out, composed.encode())
-    _print_facts({"profile": str(out), "profile_hash": composed.hash().hex()}, as_json=as_json)
+    print_facts({"profile": str(out), "profile_hash": composed.hash().hex()}, as_json=as_json)
 
 
 @oidc_app.command("export")
@@ -254,11 +251,3 @@ def _print_made(config: SignerConfig, registry_id: str) -> None:
     print(f"registry   {registry_id}")
     if config.unseal == UnsealConfig():
         print("keep the passphrase: without it the vault never opens again")
-
-
-def _print_facts(facts: Mapping[str, object], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(facts, sort_keys=True))
-        return
-    for name, value in facts.items():
-        print(f"{name:<13} {value}")

@@ -214,11 +214,11 @@ def _replay(conn: sqlite3.Connection, keys: ReplayKeys, known: tuple[int, bytes]
             if next(rows, None) != bytes.fromhex(named):
                 detail = f"line {count} names an audit row that is not row {rows_seen}"
                 raise JournalTamperedError(detail, line=count, row=rows_seen)
-    if next(rows, None) is not None:
-        raise JournalTamperedError(f"audit row {rows_seen + 1} is named by no line", row=rows_seen + 1)
     if (count, previous) != (head.sequence, head.hash):
         missing = min(count, head.sequence) + 1
         raise JournalTamperedError(f"the journal does not end at its head, line {head.sequence}", line=missing)
+    if next(rows, None) is not None:
+        raise JournalTamperedError(f"audit row {rows_seen + 1} is named by no line", row=rows_seen + 1)
     verify_head(head, keys)
     if known is not None and known[0] > count:
         raise JournalTamperedError(f"line {count + 1} is missing: line {known[0]} was known", line=count + 1)

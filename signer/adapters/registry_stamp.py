@@ -34,7 +34,12 @@ class SharedStamp:
     @classmethod
     def beside(cls, database: Path, registry_id: str) -> Self:
         """The stamp of a state file. A new registry in an old folder does not inherit its predecessor's high water."""
-        return cls(database.with_name(f"registry-{registry_id[:16]}.stamp"))
+        return cls(cls.path_beside(database, registry_id))
+
+    @staticmethod
+    def path_beside(database: Path, registry_id: str) -> Path:
+        """Where the stamp of a state file lies."""
+        return database.with_name(f"registry-{registry_id[:16]}.stamp")
 
     def read(self) -> int:
         """The stamp; any difference to an earlier one means that something may have been committed."""
