@@ -14,7 +14,7 @@ from agentkeys_runtime.logs import configure
 from signer import oidc, profile_file
 from signer.adapters.database import Database, StateError, read_meta
 from signer.cli_options import ConfigOption, JsonOption, PassphraseFd, PassphraseFile, print_facts
-from signer.cli_state import journal_app
+from signer.cli_state import backup, journal_app, restore_command
 from signer.config import SignerConfig, UnsealConfig, origin_or_value_error
 from signer.hardening import HardeningError, harden
 from signer.hostsocket import TIMEOUT_S, HostSocketError, ask_host
@@ -49,6 +49,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
 app.add_typer(oidc_app, name="oidc")
 app.add_typer(journal_app, name="journal")
+app.command()(backup)
+app.command("restore")(restore_command)
 
 
 @app.command()

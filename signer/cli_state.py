@@ -1,6 +1,8 @@
 """Commands about the state as a whole: replaying the journal, backing up, restoring."""
 
+import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -8,11 +10,16 @@ import typer
 
 from agentkeys_runtime.config import load_config
 from signer.adapters.journal_file import replay
+from signer.backup import back_up
 from signer.cli_options import ConfigOption, JsonOption, PassphraseFd, PassphraseFile, print_facts
+from signer.clock import SystemClock
 from signer.config import SignerConfig
 from signer.hardening import harden
+from signer.hostsocket import HostSocketError, ask_host
 from signer.journal import JournalTamperedError
 from signer.keyring import Keyring
+from signer.restore import restore
+from signer.serving import only_signer_of
 from signer.unsealing import unsealer_of
 from signer.vault import Vault
 
@@ -56,6 +63,41 @@ def verify(  # noqa: PLR0917  # typer passes them by name
             raise typer.Exit(TAMPERED) from fault
     head = f"{report.head.sequence}:{report.head.hash.hex()}"
     print_facts({"ok": True, "lines": report.lines, "rows": report.rows, "head": head}, as_json=as_json)
+
+
+def backup(
+    config: ConfigOption, folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")]
+) -> None:
+    """Copy vault and state into FOLDER, consistently, also while the signer serves. What unseals them is not copied."""
+    os.umask(0o077)
+    found = load_config(config, SignerConfig)
+    try:
+        answer = ask_host(found.host_socket, "backup")
+    except HostSocketError:  # nobody serves, so nobody writes
+        answer = {"ok": True}
+    if answer["ok"] is not True:
+        raise HostSocketError(f"the signer refused: {answer.get('reason')}")
+    back_up(found, folder)
+    print_facts({"backup": str(folder)}, as_json=False)
+
+
+def restore_command(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Argument(help="Folder that `backup` made.")],
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a backup in force: new incarnation, earlier requests void, every user frozen until a master unfreezes."""
+    harden()
+    found = load_config(config, SignerConfig)
+    found.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (
+        only_signer_of(found),
+        unsealer_of(found.unseal, passphrase_file=passphrase_file, passphrase_fd=passphrase_fd) as unsealer,
+    ):
+        done = restore(found, folder, unsealer, now=int(SystemClock().now()))
+    print_facts(asdict(done), as_json=as_json)
 
 
 def parse_head(text: str) -> tuple[int, bytes]:

@@ -26,11 +26,15 @@ class ObjectKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryStatus:
-    """The registry's own counters; `registry_id` is the `aud` of capability requests."""
+    """The registry's own counters; `registry_id` is the `aud` of capability requests.
+
+    Requests issued at `caps_after` (Unix seconds) or earlier count no more: the state was restored about then.
+    """
 
     registry_id: str
     k3_epoch: int
     incarnation: int
+    caps_after: int = 0
 
 
 class RegistryReader(Protocol):

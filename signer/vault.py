@@ -30,7 +30,7 @@ _TAG_LENGTH: Final = 16
 _HEADER: Final = struct.Struct(">16sBBIII16s12s")
 _COUNT: Final = struct.Struct(">H")
 _EPOCH_SIZE: Final = 4 + K3_LENGTH
-_LIMIT: Final = _HEADER.size + _COUNT.size + MAX_EPOCHS * _EPOCH_SIZE + _TAG_LENGTH
+MAX_VAULT_BYTES: Final = _HEADER.size + _COUNT.size + MAX_EPOCHS * _EPOCH_SIZE + _TAG_LENGTH
 
 
 def new_k3() -> Secret:
@@ -115,7 +115,7 @@ class Vault:
                 old.wipe()
 
     def _read(self) -> bytes:
-        return bytes(read_private(self.path, limit=_LIMIT))
+        return bytes(read_private(self.path, limit=MAX_VAULT_BYTES))
 
     def _opened(self, data: bytes, key: Secret) -> dict[int, Secret]:
         _, nonce = _parse_header(data, self.path)

@@ -67,8 +67,10 @@ TAMPERINGS = {
     "the tail cut": ("DELETE FROM journal WHERE seq > 5", (6, None)),
     "everything cut": ("DELETE FROM journal", (1, None)),
     "two lines swapped": (
-        "UPDATE journal SET seq = CASE seq WHEN 3 THEN -4 ELSE -3 END WHERE seq IN (3, 4);"
-        "UPDATE journal SET seq = -seq WHERE seq < 0",
+        (
+            "UPDATE journal SET seq = CASE seq WHEN 3 THEN -4 ELSE -3 END WHERE seq IN (3, 4);"
+            "UPDATE journal SET seq = -seq WHERE seq < 0"
+        ),
         (3, None),
     ),
     "the last line moved away": ("UPDATE journal SET seq = 100 WHERE seq = 7", (7, None)),
@@ -83,8 +85,10 @@ TAMPERINGS = {
     "a row deleted": ("DELETE FROM rows WHERE id = 2", (None, 2)),
     "the last row deleted": ("DELETE FROM rows WHERE id = 4", (7, 4)),
     "two rows swapped": (
-        "UPDATE rows SET id = CASE id WHEN 2 THEN -3 ELSE -2 END WHERE id IN (2, 3);"
-        "UPDATE rows SET id = -id WHERE id < 0",
+        (
+            "UPDATE rows SET id = CASE id WHEN 2 THEN -3 ELSE -2 END WHERE id IN (2, 3);"
+            "UPDATE rows SET id = -id WHERE id < 0"
+        ),
         (None, 2),
     ),
     "a row replaced by another": ("UPDATE rows SET row = (SELECT row FROM rows WHERE id = 1) WHERE id = 3", (None, 3)),
