@@ -107,6 +107,13 @@ class JournalHead:
     mac: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamHead(JournalHead):
+    """A head as clients keep and echo it; its MAC covers registry and incarnation as well."""
+
+    incarnation: int
+
+
 def chain_hash(previous: bytes, sequence: int, line: bytes) -> bytes:
     """Hash (32 bytes) of line number `sequence` (from 1), which binds every line before it."""
     return hashlib.sha256(_LINE_TAG + previous + sequence.to_bytes(8, "big") + line).digest()
@@ -118,7 +125,7 @@ def head_message(sequence: int, head_hash: bytes) -> bytes:
 
 
 def stream_message(registry_id: str, *, incarnation: int, sequence: int, head_hash: bytes) -> bytes:
-    """The bytes under the MAC of a head that clients keep: heads from before a restore say nothing of now."""
+    """The bytes under the MAC of a head that clients keep."""
     place = incarnation.to_bytes(8, "big") + sequence.to_bytes(8, "big")
     return _STREAM_TAG + sha256(registry_id.encode()) + place + head_hash
 

@@ -5,6 +5,7 @@ A release or a burn changes no registry state, so the registry's own head would 
 
 import hmac
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Never, Self
 
@@ -12,9 +13,8 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from signer.adapters.database import Database
 from signer.adapters.registry_stamp import SharedStamp
 from signer.adapters.registry_store import read_status
-from signer.journal import JournalHead, read_head, read_line_hash, stream_message
+from signer.journal import JournalHead, StreamHead, read_head, read_line_hash, stream_message
 from signer.keyring import Keyring
-from signer.ports import RegistryStatus
 
 #: Stops releasing anything, for this reason and on this caller's word; raises registry_rolled_back.
 RollBack = Callable[[str, str], Never]
@@ -34,7 +34,8 @@ class JournalWatch:
         self._keyring = keyring
         self._roll_back = roll_back
         with database.reading() as conn:
-            self._registry_id = read_status(conn).registry_id
+            status = read_status(conn)
+        self._registry_id, self._incarnation = status.registry_id, status.incarnation
         self._stamp = SharedStamp.beside(database.path, self._registry_id)
         try:
             self.look()
@@ -56,47 +57,48 @@ class JournalWatch:
 
     def look(self) -> None:
         """Compare with the high water and raise it. Raises registry_rolled_back, journal_unavailable."""
-        status, _ = self._read()
-        high_water = self._stamp.journal_high_water(status.incarnation)  # before the snapshot: it can only be older
-        status, head = self._read()
-        if head.sequence < high_water:
+        if self._stamp.incarnation > self._incarnation:
+            self._roll_back(f"incarnation {self._stamp.incarnation} of this state was here", "signer")
+        high_water = self._stamp.journal_high_water(self._incarnation)  # before the snapshot: that is as new, or newer
+        sequence = self._own_head().sequence
+        if sequence < high_water:
             self._roll_back(f"journal line {high_water} is missing", "signer")
-        self._stamp.raise_journal(status.incarnation, head.sequence)
+        self._stamp.raise_journal(self._incarnation, sequence)
 
-    def head(self) -> JournalHead:
+    def head(self) -> StreamHead:
         """The newest head, MACed for clients to keep and to echo.
 
         The key is that of the oldest held epoch: whatever older vault is put back, it can check what it once said.
         """
-        status, head = self._read()
+        own = self._own_head()
         epoch = min(self._keyring.epochs)
-        return JournalHead(
-            sequence=head.sequence, hash=head.hash, epoch=epoch, mac=self._mac(status.incarnation, head, epoch)
-        )
+        unsigned = StreamHead(sequence=own.sequence, hash=own.hash, epoch=epoch, mac=b"", incarnation=self._incarnation)
+        return replace(unsigned, mac=self._mac(unsigned))
 
-    def check_known(self, known: JournalHead, *, caller: str) -> None:
-        """Compare with a head that a client has seen; what does not carry our MAC says nothing.
+    def check_known(self, known: StreamHead, *, caller: str) -> None:
+        """Compare with a head that a client has seen; one without our MAC, or from before a restore, says nothing.
 
         Raises:
             KeyServiceError: registry_rolled_back where that line is not here, or another one is.
         """
-        if known.sequence == 0 or not self._keyring.holds(known.epoch):
+        if known.sequence == 0 or known.incarnation < self._incarnation or not self._keyring.holds(known.epoch):
             return
-        status, _ = self._read()
-        if not hmac.compare_digest(self._mac(status.incarnation, known, known.epoch), known.mac):
+        if not hmac.compare_digest(self._mac(known), known.mac):
             return
+        if known.incarnation > self._incarnation:
+            self._roll_back(f"{caller} has seen incarnation {known.incarnation}", caller)
         with self._database.reading() as conn:
             own = read_line_hash(conn, known.sequence)
         if own != known.hash:
-            self._stamp.raise_journal(status.incarnation, known.sequence)
+            self._stamp.raise_journal(self._incarnation, known.sequence)
             self._roll_back(f"{caller} has seen journal line {known.sequence}, which is not here", caller)
 
-    def _read(self) -> tuple[RegistryStatus, JournalHead]:
+    def _own_head(self) -> JournalHead:
         with self._database.reading() as conn:
-            return read_status(conn), read_head(conn)
+            return read_head(conn)
 
-    def _mac(self, incarnation: int, head: JournalHead, epoch: int) -> bytes:
+    def _mac(self, head: StreamHead) -> bytes:
         message = stream_message(
-            self._registry_id, incarnation=incarnation, sequence=head.sequence, head_hash=head.hash
+            self._registry_id, incarnation=head.incarnation, sequence=head.sequence, head_hash=head.hash
         )
-        return self._keyring.journal_mac(epoch, message)
+        return self._keyring.journal_mac(head.epoch, message)

@@ -55,7 +55,8 @@ class SharedStamp:
 
     def raise_high_water(self, incarnation: int, sequence: int) -> None:
         """Remember a committed sequence; it only falls with a new incarnation."""
-        self._begin(incarnation)
+        if not self._begin(incarnation):
+            return
         self._words[_HIGH_WATER] = max(self._words[_HIGH_WATER], sequence)
 
     def journal_high_water(self, incarnation: int) -> int:
@@ -64,13 +65,21 @@ class SharedStamp:
 
     def raise_journal(self, incarnation: int, sequence: int) -> None:
         """Remember a committed journal line; it only falls with a new incarnation."""
-        self._begin(incarnation)
+        if not self._begin(incarnation):
+            return
         self._words[_JOURNAL] = max(self._words[_JOURNAL], sequence)
 
-    def _begin(self, incarnation: int) -> None:
-        if self._words[_INCARNATION] != incarnation:
+    @property
+    def incarnation(self) -> int:
+        """The newest incarnation that was served from here."""
+        return self._words[_INCARNATION]
+
+    def _begin(self, incarnation: int) -> bool:
+        """Whether this incarnation is the newest, after whatever was known of older ones is forgotten."""
+        if self._words[_INCARNATION] < incarnation:
             self._words[_HIGH_WATER] = self._words[_JOURNAL] = 0
             self._words[_INCARNATION] = incarnation
+        return self._words[_INCARNATION] == incarnation
 
     def close(self) -> None:
         """Unmap the file. Not to be used afterwards."""

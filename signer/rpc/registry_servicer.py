@@ -11,7 +11,7 @@ from agentkeys_runtime.identity import CallerIdentity
 from agentkeys_runtime.registry_wire import operator_to_message
 from signer.adapters.journal_watch import JournalWatch
 from signer.adapters.registry_embedded import EmbeddedRegistry
-from signer.journal import JournalHead
+from signer.journal import StreamHead
 from signer.ports import Clock
 from signer.registry_head import AppliedChange, RegistryHead
 
@@ -144,13 +144,20 @@ def _known_head(message: pb.RegistryHead) -> RegistryHead:
     return RegistryHead(sequence=message.sequence, hash=message.hash, mac=message.mac, epoch=message.epoch)
 
 
-def _journal_message(head: JournalHead) -> pb.JournalHead:
-    return pb.JournalHead(sequence=head.sequence, hash=head.hash, mac=head.mac, epoch=head.epoch)
+def _journal_message(head: StreamHead) -> pb.JournalHead:
+    return pb.JournalHead(
+        sequence=head.sequence, hash=head.hash, mac=head.mac, epoch=head.epoch, incarnation=head.incarnation
+    )
 
 
-def _known_journal(message: pb.JournalHead) -> JournalHead:
-    sequence = min(message.sequence, _MAX_SEQUENCE)
-    return JournalHead(sequence=sequence, hash=message.hash, mac=message.mac, epoch=message.epoch)
+def _known_journal(message: pb.JournalHead) -> StreamHead:
+    return StreamHead(
+        sequence=min(message.sequence, _MAX_SEQUENCE),
+        hash=message.hash,
+        mac=message.mac,
+        epoch=message.epoch,
+        incarnation=message.incarnation,
+    )
 
 
 def _sized(value: bytes, reason: Reason) -> bytes:

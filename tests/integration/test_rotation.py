@@ -170,7 +170,7 @@ def opened(signer: SignerProcess) -> tuple[int, ...]:
 @pytest.mark.timeout(300)
 def test_a_kill_at_any_moment_leaves_a_vault_that_opens_and_one_epoch(tmp_path: Path, issuer: IssuerOrigin) -> None:
     dice = random.Random("rotation")
-    for number in range(8):
+    for number in range(6):
         signer = SignerProcess(tmp_path / f"{number}", tables=issuer.table)
         signer.folder.mkdir()
         signer.prepare()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentkeys/signer/v1/registry.proto\x12\x13\x61gentkeys.signer.v1\"J\n\x0cRegistryHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0b\n\x03mac\x18\x03 \x01(\x0c\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"I\n\x0bJournalHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0b\n\x03mac\x18\x03 \x01(\x0c\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"\x12\n\x10GetStatusRequest\"\x95\x01\n\x11GetStatusResponse\x12\x13\n\x0bregistry_id\x18\x01 \x01(\t\x12\x10\n\x08k3_epoch\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x13\n\x0bserver_time\x18\x04 \x01(\x03\x12/\n\x04head\x18\x05 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\"i\n\x0cK11PublicKey\x12\x1a\n\x12\x63redential_id_hash\x18\x01 \x01(\x0c\x12\t\n\x01x\x18\x02 \x01(\x0c\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x12\n\nrp_id_hash\x18\x04 \x01(\x0c\x12\x13\n\x0borigin_hash\x18\x05 \x01(\x0c\"\x8f\x02\n\x0c\x44\x65viceRecord\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x12\n\nactor_omni\x18\x03 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0c\x12\x0c\n\x04tier\x18\x05 \x01(\r\x12\r\n\x05roles\x18\x06 \x01(\r\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\x12\x15\n\rregistered_at\x18\x08 \x01(\x03\x12.\n\x03k11\x18\t \x01(\x0b\x32!.agentkeys.signer.v1.K11PublicKey\x12\r\n\x05label\x18\n \x01(\t\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\nsign_count\x18\x0c \x01(\r\"-\n\x05Scope\x12\x12\n\nactor_omni\x18\x01 \x01(\x0c\x12\x10\n\x08services\x18\x02 \x03(\t\"\x9c\x02\n\x0eOperatorRecord\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\x12\x0e\n\x06wallet\x18\x02 \x01(\x0c\x12\x14\n\x0cwallet_epoch\x18\x03 \x01(\r\x12\x0e\n\x06\x66rozen\x18\x04 \x01(\x08\x12\r\n\x05nonce\x18\x05 \x01(\x04\x12\x14\n\x0c\x66reeze_nonce\x18\x06 \x01(\x04\x12\x11\n\tthreshold\x18\x07 \x01(\r\x12\x32\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32!.agentkeys.signer.v1.DeviceRecord\x12*\n\x06scopes\x18\t \x03(\x0b\x32\x1a.agentkeys.signer.v1.Scope\x12\x13\n\x0bincarnation\x18\n \x01(\x04\x12\x10\n\x08k3_epoch\x18\x0b \x01(\r\"+\n\x12GetOperatorRequest\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\"+\n\x10GetDeviceRequest\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\"j\n\x10OperatorResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x35\n\x08operator\x18\x02 \x01(\x0b\x32#.agentkeys.signer.v1.OperatorRecord\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"$\n\x12\x41pplyChangeRequest\x12\x0e\n\x06\x63hange\x18\x01 \x01(\x0c\"\"\n\x13\x41pplyChangeResponse\x12\x0b\n\x03row\x18\x01 \x01(\x0c\"\x8f\x01\n\x13WatchChangesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x30\n\x05known\x18\x02 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\x12\x37\n\rknown_journal\x18\x03 \x01(\x0b\x32 .agentkeys.signer.v1.JournalHead\"\xda\x01\n\x0b\x43hangeEvent\x12/\n\x04head\x18\x01 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\x12\x13\n\x0bserver_time\x18\x02 \x01(\x03\x12\x10\n\x08k3_epoch\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x1b.agentkeys.signer.v1.Change\x12\x31\n\x07journal\x18\x06 \x01(\x0b\x32 .agentkeys.signer.v1.JournalHead\"O\n\x06\x43hange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04type\x18\x04 \x01(\t2\xe0\x03\n\x08Registry\x12Z\n\tGetStatus\x12%.agentkeys.signer.v1.GetStatusRequest\x1a&.agentkeys.signer.v1.GetStatusResponse\x12]\n\x0bGetOperator\x12\'.agentkeys.signer.v1.GetOperatorRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12Y\n\tGetDevice\x12%.agentkeys.signer.v1.GetDeviceRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12`\n\x0b\x41pplyChange\x12\'.agentkeys.signer.v1.ApplyChangeRequest\x1a(.agentkeys.signer.v1.ApplyChangeResponse\x12\\\n\x0cWatchChanges\x12(.agentkeys.signer.v1.WatchChangesRequest\x1a .agentkeys.signer.v1.ChangeEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentkeys/signer/v1/registry.proto\x12\x13\x61gentkeys.signer.v1\"J\n\x0cRegistryHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0b\n\x03mac\x18\x03 \x01(\x0c\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"^\n\x0bJournalHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0b\n\x03mac\x18\x03 \x01(\x0c\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\"\x12\n\x10GetStatusRequest\"\x95\x01\n\x11GetStatusResponse\x12\x13\n\x0bregistry_id\x18\x01 \x01(\t\x12\x10\n\x08k3_epoch\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x13\n\x0bserver_time\x18\x04 \x01(\x03\x12/\n\x04head\x18\x05 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\"i\n\x0cK11PublicKey\x12\x1a\n\x12\x63redential_id_hash\x18\x01 \x01(\x0c\x12\t\n\x01x\x18\x02 \x01(\x0c\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x12\n\nrp_id_hash\x18\x04 \x01(\x0c\x12\x13\n\x0borigin_hash\x18\x05 \x01(\x0c\"\x8f\x02\n\x0c\x44\x65viceRecord\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x12\n\nactor_omni\x18\x03 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0c\x12\x0c\n\x04tier\x18\x05 \x01(\r\x12\r\n\x05roles\x18\x06 \x01(\r\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\x12\x15\n\rregistered_at\x18\x08 \x01(\x03\x12.\n\x03k11\x18\t \x01(\x0b\x32!.agentkeys.signer.v1.K11PublicKey\x12\r\n\x05label\x18\n \x01(\t\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\nsign_count\x18\x0c \x01(\r\"-\n\x05Scope\x12\x12\n\nactor_omni\x18\x01 \x01(\x0c\x12\x10\n\x08services\x18\x02 \x03(\t\"\x9c\x02\n\x0eOperatorRecord\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\x12\x0e\n\x06wallet\x18\x02 \x01(\x0c\x12\x14\n\x0cwallet_epoch\x18\x03 \x01(\r\x12\x0e\n\x06\x66rozen\x18\x04 \x01(\x08\x12\r\n\x05nonce\x18\x05 \x01(\x04\x12\x14\n\x0c\x66reeze_nonce\x18\x06 \x01(\x04\x12\x11\n\tthreshold\x18\x07 \x01(\r\x12\x32\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32!.agentkeys.signer.v1.DeviceRecord\x12*\n\x06scopes\x18\t \x03(\x0b\x32\x1a.agentkeys.signer.v1.Scope\x12\x13\n\x0bincarnation\x18\n \x01(\x04\x12\x10\n\x08k3_epoch\x18\x0b \x01(\r\"+\n\x12GetOperatorRequest\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\"+\n\x10GetDeviceRequest\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\"j\n\x10OperatorResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x35\n\x08operator\x18\x02 \x01(\x0b\x32#.agentkeys.signer.v1.OperatorRecord\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"$\n\x12\x41pplyChangeRequest\x12\x0e\n\x06\x63hange\x18\x01 \x01(\x0c\"\"\n\x13\x41pplyChangeResponse\x12\x0b\n\x03row\x18\x01 \x01(\x0c\"\x8f\x01\n\x13WatchChangesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x30\n\x05known\x18\x02 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\x12\x37\n\rknown_journal\x18\x03 \x01(\x0b\x32 .agentkeys.signer.v1.JournalHead\"\xda\x01\n\x0b\x43hangeEvent\x12/\n\x04head\x18\x01 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\x12\x13\n\x0bserver_time\x18\x02 \x01(\x03\x12\x10\n\x08k3_epoch\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x1b.agentkeys.signer.v1.Change\x12\x31\n\x07journal\x18\x06 \x01(\x0b\x32 .agentkeys.signer.v1.JournalHead\"O\n\x06\x43hange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04type\x18\x04 \x01(\t2\xe0\x03\n\x08Registry\x12Z\n\tGetStatus\x12%.agentkeys.signer.v1.GetStatusRequest\x1a&.agentkeys.signer.v1.GetStatusResponse\x12]\n\x0bGetOperator\x12\'.agentkeys.signer.v1.GetOperatorRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12Y\n\tGetDevice\x12%.agentkeys.signer.v1.GetDeviceRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12`\n\x0b\x41pplyChange\x12\'.agentkeys.signer.v1.ApplyChangeRequest\x1a(.agentkeys.signer.v1.ApplyChangeResponse\x12\\\n\x0cWatchChanges\x12(.agentkeys.signer.v1.WatchChangesRequest\x1a .agentkeys.signer.v1.ChangeEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRYHEAD']._serialized_start=59
   _globals['_REGISTRYHEAD']._serialized_end=133
   _globals['_JOURNALHEAD']._serialized_start=135
-  _globals['_JOURNALHEAD']._serialized_end=208
-  _globals['_GETSTATUSREQUEST']._serialized_start=210
-  _globals['_GETSTATUSREQUEST']._serialized_end=228
-  _globals['_GETSTATUSRESPONSE']._serialized_start=231
-  _globals['_GETSTATUSRESPONSE']._serialized_end=380
-  _globals['_K11PUBLICKEY']._serialized_start=382
-  _globals['_K11PUBLICKEY']._serialized_end=487
-  _globals['_DEVICERECORD']._serialized_start=490
-  _globals['_DEVICERECORD']._serialized_end=761
-  _globals['_SCOPE']._serialized_start=763
-  _globals['_SCOPE']._serialized_end=808
-  _globals['_OPERATORRECORD']._serialized_start=811
-  _globals['_OPERATORRECORD']._serialized_end=1095
-  _globals['_GETOPERATORREQUEST']._serialized_start=1097
-  _globals['_GETOPERATORREQUEST']._serialized_end=1140
-  _globals['_GETDEVICEREQUEST']._serialized_start=1142
-  _globals['_GETDEVICEREQUEST']._serialized_end=1185
-  _globals['_OPERATORRESPONSE']._serialized_start=1187
-  _globals['_OPERATORRESPONSE']._serialized_end=1293
-  _globals['_APPLYCHANGEREQUEST']._serialized_start=1295
-  _globals['_APPLYCHANGEREQUEST']._serialized_end=1331
-  _globals['_APPLYCHANGERESPONSE']._serialized_start=1333
-  _globals['_APPLYCHANGERESPONSE']._serialized_end=1367
-  _globals['_WATCHCHANGESREQUEST']._serialized_start=1370
-  _globals['_WATCHCHANGESREQUEST']._serialized_end=1513
-  _globals['_CHANGEEVENT']._serialized_start=1516
-  _globals['_CHANGEEVENT']._serialized_end=1734
-  _globals['_CHANGE']._serialized_start=1736
-  _globals['_CHANGE']._serialized_end=1815
-  _globals['_REGISTRY']._serialized_start=1818
-  _globals['_REGISTRY']._serialized_end=2298
+  _globals['_JOURNALHEAD']._serialized_end=229
+  _globals['_GETSTATUSREQUEST']._serialized_start=231
+  _globals['_GETSTATUSREQUEST']._serialized_end=249
+  _globals['_GETSTATUSRESPONSE']._serialized_start=252
+  _globals['_GETSTATUSRESPONSE']._serialized_end=401
+  _globals['_K11PUBLICKEY']._serialized_start=403
+  _globals['_K11PUBLICKEY']._serialized_end=508
+  _globals['_DEVICERECORD']._serialized_start=511
+  _globals['_DEVICERECORD']._serialized_end=782
+  _globals['_SCOPE']._serialized_start=784
+  _globals['_SCOPE']._serialized_end=829
+  _globals['_OPERATORRECORD']._serialized_start=832
+  _globals['_OPERATORRECORD']._serialized_end=1116
+  _globals['_GETOPERATORREQUEST']._serialized_start=1118
+  _globals['_GETOPERATORREQUEST']._serialized_end=1161
+  _globals['_GETDEVICEREQUEST']._serialized_start=1163
+  _globals['_GETDEVICEREQUEST']._serialized_end=1206
+  _globals['_OPERATORRESPONSE']._serialized_start=1208
+  _globals['_OPERATORRESPONSE']._serialized_end=1314
+  _globals['_APPLYCHANGEREQUEST']._serialized_start=1316
+  _globals['_APPLYCHANGEREQUEST']._serialized_end=1352
+  _globals['_APPLYCHANGERESPONSE']._serialized_start=1354
+  _globals['_APPLYCHANGERESPONSE']._serialized_end=1388
+  _globals['_WATCHCHANGESREQUEST']._serialized_start=1391
+  _globals['_WATCHCHANGESREQUEST']._serialized_end=1534
+  _globals['_CHANGEEVENT']._serialized_start=1537
+  _globals['_CHANGEEVENT']._serialized_end=1755
+  _globals['_CHANGE']._serialized_start=1757
+  _globals['_CHANGE']._serialized_end=1836
+  _globals['_REGISTRY']._serialized_start=1839
+  _globals['_REGISTRY']._serialized_end=2319
 # @@protoc_insertion_point(module_scope)

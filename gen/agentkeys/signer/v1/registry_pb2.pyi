@@ -19,16 +19,18 @@ class RegistryHead(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class JournalHead(_message.Message):
-    __slots__ = ("sequence", "hash", "mac", "epoch")
+    __slots__ = ("sequence", "hash", "mac", "epoch", "incarnation")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     hash: bytes
     mac: bytes
     epoch: int
-    def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+    incarnation: int
+    def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
