@@ -9,6 +9,7 @@ from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, Pair, Revoke
 from agentkeys_core.encoding import address_encode, hex_encode
 from agentkeys_core.ops import Op
 
+_LAST_MOMENT: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC
 _OPS: Final = {
     Op.CRED_STORE: "Store a credential",
     Op.CRED_DELETE: "Delete a credential for ever",
@@ -19,8 +20,8 @@ _OPS: Final = {
 
 
 def moment(unix: int) -> str:
-    """A time in UTC, as people read it."""
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """A time in UTC, as people read it; what lies beyond the calendar is shown as its last second."""
+    return datetime.fromtimestamp(min(unix, _LAST_MOMENT), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,13 @@ def _services(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "nothing"
 
 
+def _restored(incarnation: int) -> list[tuple[str, str]]:
+    """A registry's first incarnation is 1, each later one the time of a restore: what followed its backup was lost."""
+    if incarnation <= 1:
+        return []
+    return [("restored", f"{moment(incarnation)}; a device revoked shortly before it may be back: revoke it again")]
+
+
 def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PLR0911 - one return a type reads best
     match change:
         case Enrol():
@@ -87,7 +95,7 @@ def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PL
         case Freeze():
             return "Freeze everything of this operator", [("until", "a master unfreezes it")]
         case Unfreeze():
-            return "End the freeze", []
+            return "End the freeze", _restored(change.incarnation)
         case Pair():
             lines = [("device", address_encode(change.device)), ("profile", hex_encode(change.profile_hash))]
             return "Ask to join an operator", [*lines, ("offer ends", moment(change.expires_at))]
