@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from agentkeys_core.keys import ES256PublicKey
 from signer.adapters.committer import Committer
 from signer.adapters.database import Database, read_meta
 from signer.adapters.epoch_store import EpochStore
-from signer.adapters.issuer import IssuerReader
 from signer.adapters.registry_stamp import SharedStamp
 from signer.clock import SystemClock
 from signer.config import SignerConfig
@@ -67,7 +68,7 @@ def host_side(opened: Opened, database: Database, committer: Committer) -> Itera
         key=opened.vault_key,
         board=opened.board,
         registry=epochs,
-        served=IssuerReader(config.issuer_origin, config.issuer.ca).keys,
+        served=partial(_served, config),
         gate=opened.gate,
         clock=SystemClock(),
     )
@@ -85,3 +86,10 @@ def host_side(opened: Opened, database: Database, committer: Committer) -> Itera
         host.close()
         actions.close()
         stamp.close()
+
+
+def _served(config: SignerConfig, path: str) -> Mapping[str, ES256PublicKey]:
+    """The key set that the issuer's origin serves at `path`; raises as `IssuerReader.keys`."""
+    from signer.adapters.issuer import IssuerReader  # noqa: PLC0415  # memory that only a rotation needs
+
+    return IssuerReader(config.issuer_origin, config.issuer.ca).keys(path)

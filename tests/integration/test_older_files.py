@@ -218,10 +218,12 @@ def test_a_head_that_nobody_signed_seals_nothing(signer: SignerProcess) -> None:
         {"hash": bytes(32)},
         {"mac": bytes(32)},
         {"epoch": 9},
+        {"incarnation": 2},
         {"sequence": 2**64 - 1},
         {"hash": b"short"},
     ):
-        members: dict[str, Any] = {name: getattr(event.journal, name) for name in ("sequence", "hash", "mac", "epoch")}
+        names = ("sequence", "hash", "mac", "epoch", "incarnation")
+        members: dict[str, Any] = {name: getattr(event.journal, name) for name in names}
         with signer.channel("worker") as channel:
             request = registry_pb2.WatchChangesRequest(known_journal=registry_pb2.JournalHead(**(members | bent)))
             stream = registry_pb2_grpc.RegistryStub(channel).WatchChanges(request)
