@@ -1,6 +1,5 @@
 """Commands about the state as a whole: replaying the journal, backing up, restoring."""
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -66,10 +65,13 @@ def verify(  # noqa: PLR0917  # typer passes them by name
 
 
 def backup(
-    config: ConfigOption, folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")]
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
 ) -> None:
     """Copy vault and state into FOLDER, consistently, also while the signer serves. What unseals them is not copied."""
-    os.umask(0o077)
+    harden()
     found = load_config(config, SignerConfig)
     try:
         answer = ask_host(found.host_socket, "backup")
@@ -77,7 +79,8 @@ def backup(
         answer = {"ok": True}
     if answer["ok"] is not True:
         raise HostSocketError(f"the signer refused: {answer.get('reason')}")
-    back_up(found, folder)
+    with unsealer_of(found.unseal, passphrase_file=passphrase_file, passphrase_fd=passphrase_fd) as unsealer:
+        back_up(found, folder, unsealer, now=int(SystemClock().now()))
     print_facts({"backup": str(folder)}, as_json=False)
 
 

@@ -79,7 +79,7 @@ class StsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IssuerConfig:
+class KeyOriginConfig:
     """How a rotation reads what the issuer's origin serves. `ca` holds its roots, by default the system's."""
 
     origin: str | None = None
@@ -130,7 +130,7 @@ class SignerConfig:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
-    issuer: IssuerConfig = field(default_factory=IssuerConfig)
+    issuer: KeyOriginConfig = field(default_factory=KeyOriginConfig)
     sts: StsConfig | None = None
     reflection: bool = True
     processes: int = 1

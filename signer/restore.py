@@ -6,9 +6,10 @@ of another incarnation.
 """
 
 import os
+import shutil
 import sqlite3
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from signer.adapters.committer import CLOCK_TOLERANCE_S
 from signer.adapters.database import StateError, read_meta
 from signer.adapters.journal_file import replay
-from signer.backup import STATE, VAULT, copy_state
+from signer.backup import STATE, VAULT, Manifest, new_private_file
 from signer.config import SignerConfig
 from signer.journal import JournalLine, LineKind, chain_hash, read_head, sign_head
 from signer.keyring import Keyring
@@ -30,13 +31,14 @@ CAPS_AFTER_S: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What is in force now. `frozen` counts the operators that wait for a master."""
+    """What is in force now. `frozen` counts the operators that wait for a master; `made_at` is the backup's time."""
 
     registry_id: str
     incarnation: int
     k3_epoch: int
     journal_lines: int
     frozen: int
+    made_at: int = 0
 
 
 def restore(config: SignerConfig, folder: Path, unsealer: Unsealer, *, now: int) -> Restored:
@@ -45,7 +47,7 @@ def restore(config: SignerConfig, folder: Path, unsealer: Unsealer, *, now: int)
     A vault in place stays: it can only hold more epochs than the backup's. The caller holds the state folder's lock.
 
     Raises:
-        StateError: a state file is in place (move it away), or the backup has none.
+        StateError: a state file is in place (move it away); the backup is not whole, or not as this signer made it.
         VaultError: neither vault opens.
         JournalTamperedError: the backup is not what the signer wrote.
         KeyServiceError: k3_mismatch, epoch_not_held where vault and state do not belong together; clock_behind.
@@ -55,12 +57,15 @@ def restore(config: SignerConfig, folder: Path, unsealer: Unsealer, *, now: int)
     with ExitStack() as stack:
         installed = config.vault if config.vault.exists() else folder / VAULT
         keyring = stack.enter_context(Keyring(Vault(installed).open(unsealer)))
-        replay(folder / STATE, keyring)
+        manifest = Manifest.load(folder)
         temporary = config.database.with_name(f"{config.database.name}.restoring")
         temporary.unlink(missing_ok=True)  # of a restore that was cut off
         stack.callback(temporary.unlink, missing_ok=True)
-        copy_state(folder / STATE, temporary)
-        done = _begin_anew(temporary, keyring, now)
+        new_private_file(temporary)
+        shutil.copyfile(folder / STATE, temporary)  # checked is what is installed, whatever happens to its source
+        manifest.check(keyring, temporary)
+        replay(temporary, keyring, stamped=False)
+        done = replace(_begin_anew(temporary, keyring, now), made_at=manifest.made_at)
         if installed != config.vault:
             write_private(config.vault, bytes(read_private(installed, limit=MAX_VAULT_BYTES)), replace=False)
         os.link(temporary, config.database)  # last: without it nothing serves

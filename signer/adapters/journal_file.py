@@ -27,10 +27,13 @@ def read_only(path: Path) -> Iterator[sqlite3.Connection]:
         raise StateError(f"{path} is not a readable SQLite file") from exc
 
 
-def replay(path: Path, keyring: Keyring, *, known: tuple[int, bytes] | None = None) -> JournalReport:
+def replay(
+    path: Path, keyring: Keyring, *, known: tuple[int, bytes] | None = None, stamped: bool = True
+) -> JournalReport:
     """What a full replay of the file finds in order.
 
-    Beside `known`, the high-water stamp that may lie next to the file says how far its journal once was.
+    Beside `known`, the high-water stamp that may lie next to the file says how far its journal once was; not `stamped`:
+    the file is meant to be older.
 
     Raises:
         JournalTamperedError: with the number of the first line or row that does not fit.
@@ -40,7 +43,8 @@ def replay(path: Path, keyring: Keyring, *, known: tuple[int, bytes] | None = No
     with read_only(path) as conn:
         check_epochs(conn, keyring)
         meta = read_meta(conn)
-        once = _high_water(path, meta.registry_id, meta.incarnation)  # before the snapshot: it can only be older
+        # Before the snapshot, which can only be as new, or newer.
+        once = _high_water(path, meta.registry_id, meta.incarnation) if stamped else 0
         try:
             report = verify_journal(conn, keyring, known=known)
         except sqlite3.DatabaseError as exc:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agentkeys.signer.v1 import registry_pb2, registry_pb2_grpc, signer_pb2
-from agentkeys_core.changes import AddAgent, Unfreeze
+from agentkeys_core.changes import AddAgent, RevokeDevice, Unfreeze
 from agentkeys_core.eip712 import Domain
 from agentkeys_core.errors import Reason
 from agentkeys_core.keys import DeviceKey
@@ -43,6 +43,15 @@ def apply(signer: SignerProcess, signed: SignedChange) -> bytes:
     with signer.channel("broker") as channel:
         request = registry_pb2.ApplyChangeRequest(change=signed.encode())
         return bytes(registry_pb2_grpc.RegistryStub(channel).ApplyChange(request, timeout=10).row)
+
+
+def agent_state(signer: SignerProcess, agent: DeviceKey) -> bool:
+    """Whether the registry says that the agent's device is revoked."""
+    with signer.channel("broker") as channel:
+        request = registry_pb2.GetDeviceRequest(device_key_hash=agent.key_hash)
+        operator = registry_pb2_grpc.RegistryStub(channel).GetDevice(request, timeout=10).operator
+    (found,) = (device for device in operator.devices if device.device_key_hash == agent.key_hash)
+    return found.revoked
 
 
 def status(signer: SignerProcess) -> Any:
@@ -85,20 +94,21 @@ def test_a_restore_voids_what_was_signed_before_it(signer: SignerProcess, tmp_pa
     user.enrol()
     with signer.channel("worker") as channel:
         _, stored, _ = store(channel, user)
+    agent = DeviceKey.generate()
+    adding, pair = added(user, agent)
+    apply(signer, person.approved(adding, domain=domain, pair=pair))
     backup = tmp_path / "backup"
     signer.command("backup", str(backup), check=True)
     assert stat.S_IMODE(backup.stat().st_mode) == 0o700
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in backup.iterdir()} == {
+        "backup.json": 0o600,
         "state.db": 0o600,
         "vault.bin": 0o600,
     }
     assert "exists" in signer.command("backup", str(backup)).stderr
     signer.command("journal", "verify", "--state", str(backup / "state.db"), check=True)
 
-    # What the backup does not know: an agent that was added and revoked, a store, and what workers have seen of it.
-    agent = DeviceKey.generate()
-    adding, pair = added(user, agent)
-    apply(signer, person.approved(adding, domain=domain, pair=pair))
+    # What the backup does not know: a revocation, a store, and what workers have seen of it.
     apply(signer, person.approved(person.revoke(2, agent.key_hash), domain=domain))
     with signer.channel("worker") as channel:
         spent, _, _ = store(channel, user, "cred:later")
@@ -108,7 +118,7 @@ def test_a_restore_voids_what_was_signed_before_it(signer: SignerProcess, tmp_pa
             event = next(stream)
         stream.cancel()
     early = user.cap(Op.CRED_FETCH, "cred:openrouter", touch=True)
-    waiting = person.approved(person.unfreeze(1), domain=domain)
+    waiting = person.approved(person.unfreeze(2), domain=domain)
 
     lose(signer)
     done = restored(signer, backup)
@@ -136,8 +146,14 @@ def test_a_restore_voids_what_was_signed_before_it(signer: SignerProcess, tmp_pa
     with signer.channel("worker") as channel:
         read = signer_pb2.DeriveCredKekRequest(cap=fresh(), epoch=1, salt=stored.salt)
         assert refusal(lambda: stub(channel).DeriveCredKek(read, timeout=10)).reason is Reason.OPERATOR_FROZEN
-    change = Unfreeze(operator_omni=person.operator, **person.header(1, incarnation=done["incarnation"]))
+    # The agent is registered again, behind the freeze: its master revokes it again, and then confirms.
+    assert agent_state(signer, agent) is False
+    renewed = person.header(2, incarnation=done["incarnation"])
+    revoking = RevokeDevice(operator_omni=person.operator, device_key_hash=agent.key_hash, **renewed)
+    apply(signer, person.approved(revoking, domain=domain))
+    change = Unfreeze(operator_omni=person.operator, **(renewed | {"nonce": 3}))
     assert apply(signer, person.approved(change, domain=domain))
+    assert agent_state(signer, agent) is True
     with signer.channel("worker") as channel:
         read = signer_pb2.DeriveCredKekRequest(cap=fresh(), epoch=1, salt=stored.salt)
         assert stub(channel).DeriveCredKek(read, timeout=10).key == stored.key
@@ -197,7 +213,7 @@ def test_a_backup_that_was_touched_is_not_restored(signer: SignerProcess, tmp_pa
     lose(signer)
     done = signer.command("restore", str(backup))
     assert done.returncode == 1
-    assert "line 2" in done.stderr
+    assert "changed" in done.stderr
     assert not (signer.folder / "vault.bin").exists()
     assert not (signer.folder / "state" / "state.db").exists()
 
