@@ -16,6 +16,7 @@ __all__ = ["TRUST_DOMAIN", "Service", "Stack", "StackError", "fresh", "running_s
 TRUST_DOMAIN = "demo.agentkeys.test"
 #: What starts together, in the order in which one needs the other.
 WAVES = (("issuer", "signer"), ("broker", "credentials", "audit"))
+_SIGNING = Path(__file__).with_name("signing.toml")
 PARTS = tuple(name for wave in WAVES for name in wave)
 _LEAVES = {
     "signer": ("signer", "main"),
@@ -124,6 +125,7 @@ class Stack:
         return f'[signer]\naddress = "127.0.0.1:{port}"\nserver_name = "{self.signer_name}"\n'
 
     def _configurations(self) -> None:
+        shutil.copyfile(_SIGNING, self.root / "signing.toml")
         cosign = f'cosign_keys = ["{self.root}/broker/k1.jwk.json"]\n'
         common = f'trust_domain = "{TRUST_DOMAIN}"\n'
         quota = "[quota]\ndevice_per_minute = 600\nuser_per_minute = 1200\n"
@@ -131,13 +133,14 @@ class Stack:
             "signer": common
             + f'listen = "{self.signer_address}"\nstate_dir = "{self.root}/signer"\nvault = "{self.root}/vault.bin"\n'
             + cosign
+            + f'signing_policy = "{self.root}/signing.toml"\n'
             + self.settings.get("signer", "")
             + self._tls("signer", "client_ca")
             + f'revocation_list = "{self.root}/ca/revoked.json"\n'
             + f'[issuer]\norigin = "{self.origin("issuer")}"\nca = "{self.ca}"\n'
             + f'[unseal]\nmethod = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n',
             "broker": self._edge("broker")
-            + f'state_dir = "{self.root}/broker"\n'
+            + f'origin = "{self._broker_origin()}"\nstate_dir = "{self.root}/broker"\n'
             + self._tls("broker", "ca")
             + self._to_signer("broker")
             + self.settings.get("broker", quota),
@@ -154,8 +157,11 @@ class Stack:
         listen = f'listen = "127.0.0.1:{self.ports[name]}"\n'
         return f'trust_domain = "{TRUST_DOMAIN}"\n{listen}registry_id = "REGISTRY_ID"\n'
 
+    def _broker_origin(self) -> str:
+        return f"https://127.0.0.1:{self.detours.get('broker', self.ports['broker'])}"
+
     def _profile(self, config: Path) -> None:
-        broker = f"https://127.0.0.1:{self.detours.get('broker', self.ports['broker'])}"
+        broker = self._broker_origin()
         words: list[str | Path] = ["profile", "--config", config, "--out", self.profile, "--ca", self.ca]
         words += ["--broker", broker, "--issuer", self.origin("issuer"), "--json"]
         for name in ("credentials", "audit"):

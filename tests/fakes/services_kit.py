@@ -17,15 +17,35 @@ from agentkeys_core.ops import OPS, Op, WorkerClass
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.sealing import open_sealed
 from agentkeys_runtime.registry_client import RegistryStatus
-from agentkeys_runtime.signer_client import CloudSession, ListedObject, ObjectPage, ReleasedKey, RowPage, SignerClient
+from agentkeys_runtime.signer_client import (
+    CloudSession,
+    ListedObject,
+    ObjectPage,
+    ReleasedKey,
+    RowPage,
+    SealedSignature,
+    SignerClient,
+)
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
-from broker.adapters.store_sqlite import SqliteCounters
+from broker.adapters.store.ceremony_table import SqlCeremonies
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.session_table import SqlSessions
+from broker.ceremonies.pairing import PairingDesk
+from broker.ceremonies.steps import Steps
 from broker.cosign import Cosigner
+from broker.keys import K1Keys
+from broker.proofs import Proofs
 from broker.quota import Quota, QuotaLimits
+from broker.sessions import SessionDesk
+from broker.signing import SigningRelay
+from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
+from broker.web.session_routes import session_endpoints
 from signer.ports import StsExchange
+from signer.signing_policy import SigningPolicy
 from tests.fakes.app_client import AppClient
 from tests.fakes.registry import StaticRegistry
 from tests.unit.signer.world import OF_CLASS, REGISTRY_ID, World, broker, world_in
@@ -64,6 +84,18 @@ class InProcessSigner(SignerClient):
 
     def derive_address(self, omni: bytes, *, epoch: int) -> bytes:
         return self._run("address", lambda: self._world.service.derive_address(self._caller, omni, epoch))
+
+    def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
+        found = self._run("wallet", lambda: self._world.service.wallet_address(self._caller, actor_omni))
+        return found.address, found.epoch
+
+    def sign_siwe(self, cap: bytes, *, message: str) -> SealedSignature:
+        found = self._run("siwe", lambda: self._world.service.sign_siwe(self._caller, cap, message))
+        return SealedSignature(sealed=found.sealed, row=found.row)
+
+    def sign_typed_data(self, cap: bytes, *, body: bytes) -> SealedSignature:
+        found = self._run("typed", lambda: self._world.service.sign_typed_data(self._caller, cap, body))
+        return SealedSignature(sealed=found.sealed, row=found.row)
 
     def derive_cred_kek(
         self, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes | None = None
@@ -107,6 +139,9 @@ class InProcessSigner(SignerClient):
             return RowPage(rows=page.rows, next=page.next)
 
         return self._run("rows", work)
+
+
+BROKER_ORIGIN = "https://service.test"
 
 
 class FollowedRegistry:
@@ -153,17 +188,48 @@ class Services:
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
-        self.counters = SqliteCounters(folder / "broker.db")
+        self.engine = open_engine(database_url(None, folder))
+        self.counters = SqlCounters(self.engine)
+        keys = K1Keys.of(world.k1)
         self.cosigner = Cosigner(
-            key=world.k1,
+            keys=keys,
             registry=registry,
             quota=Quota(limits, self.counters, world.clock.now),
             clock=world.clock.now,
             aud=REGISTRY_ID,
         )
         self.broker_signer = InProcessSigner(world)
+        self.proofs = Proofs(
+            origin=BROKER_ORIGIN,
+            challenge_key=keys.challenge_key(),
+            redemptions=SqlRedemptions(self.engine),
+            clock=world.clock.now,
+        )
+        self.sessions = SessionDesk(
+            keys=keys,
+            origin=BROKER_ORIGIN,
+            registry=registry,
+            sessions=SqlSessions(self.engine),
+            proofs=self.proofs,
+            clock=world.clock.now,
+        )
+        pairing = PairingDesk(
+            proofs=self.proofs,
+            steps=Steps(proofs=self.proofs, ceremonies=SqlCeremonies(self.engine), clock=world.clock.now),
+            counters=self.counters,
+            clock=world.clock.now,
+        )
         self.broker = self._client(
-            broker_endpoints(cosigner=self.cosigner, registry=registry, addresses=self.broker_signer)
+            (
+                *broker_endpoints(
+                    cosigner=self.cosigner,
+                    registry=registry,
+                    addresses=self.broker_signer,
+                    signing=SigningRelay(self.cosigner, self.broker_signer),
+                ),
+                *session_endpoints(self.sessions),
+                *pairing_endpoints(pairing, self.sessions),
+            )
         )
         self.folder = folder / "objects"
         self.objects = LocalObjects(self.folder, lock_timeout_s=2.0)
@@ -215,7 +281,7 @@ class Services:
     def close(self) -> None:
         for client in (self.broker, self.worker, self.audit):
             client.close()
-        self.counters.close()
+        self.engine.dispose()
         self.objects.close()
 
     # What devices make and send.
@@ -307,9 +373,10 @@ def services_in(
     limits: QuotaLimits | None = None,
     exchange: StsExchange | None = None,
     bucket: Bucket | None = None,
+    signing: SigningPolicy | None = None,
 ) -> Iterator[Services]:
     """Everything in one folder; at the end the signer's journal and rows are verified."""
-    with world_in(folder, exchange=exchange) as world:
+    with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
         made = Services(world, folder, limits or plenty, bucket)
