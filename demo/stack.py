@@ -141,6 +141,7 @@ class Stack:
             + self.settings.get("signer", "")
             + self._tls("signer", "client_ca")
             + f'revocation_list = "{self.root}/ca/revoked.json"\n'
+            + f'[issuer]\norigin = "{self.origin("issuer")}"\nca = "{self.ca}"\n'
             + f'[unseal]\nmethod = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n',
             "broker": self._edge("broker")
             + f'origin = "{self._broker_origin()}"\nstate_dir = "{self.root}/broker"\n'

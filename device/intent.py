@@ -26,6 +26,7 @@ from agentkeys_core.ops import ObjectClass, Op
 from agentkeys_core.pairing import NO_K11
 from agentkeys_core.registry import Role
 
+_LAST_MOMENT: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC
 _OPS: Final = {
     Op.CRED_STORE: "Store a credential",
     Op.CRED_DELETE: "Delete a credential for ever",
@@ -42,8 +43,8 @@ _OPS: Final = {
 
 
 def moment(unix: int) -> str:
-    """A time in UTC, as people read it."""
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """A time in UTC, as people read it; what lies beyond the calendar is shown as its last second."""
+    return datetime.fromtimestamp(min(unix, _LAST_MOMENT), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,13 @@ def _services(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "nothing"
 
 
+def _restored(incarnation: int) -> list[tuple[str, str]]:
+    """A registry's first incarnation is 1, each later one the time of a restore: what followed its backup was lost."""
+    if incarnation <= 1:
+        return []
+    return [("restored", f"{moment(incarnation)}; a device revoked shortly before it may be back: revoke it again")]
+
+
 def _described(  # noqa: C901, PLR0911, PLR0912 - one return a type reads best
     change: Change,
 ) -> tuple[str, list[tuple[str, str]]]:
@@ -153,7 +161,7 @@ def _described(  # noqa: C901, PLR0911, PLR0912 - one return a type reads best
         case Freeze():
             return "Freeze everything of this operator", [("until", "a master unfreezes it")]
         case Unfreeze():
-            return "End the freeze", []
+            return "End the freeze", _restored(change.incarnation)
         case Pair():
             lines = [("device", address_encode(change.device)), ("profile", hex_encode(change.profile_hash))]
             if change.k11_cred_id != NO_K11:

@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
@@ -63,12 +64,12 @@ def read_keys(data: bytes) -> dict[str, ES256PublicKey]:
 class AuditKeys:
     """The deployment's audit keys: kept here, fetched from the issuer at first use and for a key not seen yet."""
 
-    __slots__ = ("_fetch", "_fetched", "_home", "_keys")
+    __slots__ = ("_fetch", "_home", "_keys", "_missed")
 
     def __init__(self, home: Home, fetch: Callable[[], bytes]) -> None:
         self._home = home
         self._fetch = fetch
-        self._fetched = False
+        self._missed: frozenset[str] = frozenset()
         stored = home.read(KEYS_FILE)
         try:
             self._keys = {} if stored is None else read_keys(stored)
@@ -80,7 +81,6 @@ class AuditKeys:
         data = self._fetch()
         self._keys = read_keys(data)
         self._home.write(KEYS_FILE, data)
-        self._fetched = True
 
     def verify(self, row: AuditRow) -> AuditEnvelope:
         """Return what a row says, once an audit key is proven to have signed it.
@@ -95,9 +95,14 @@ class AuditKeys:
             raise _not_trusted(f"a row is malformed ({exc.reason})") from exc
 
     def all_for(self, *rows: AuditRow) -> Mapping[str, ES256PublicKey]:
-        """Return the keys by kid, fetched anew (once a run) where one of the rows names a key that is not here."""
-        if not self._fetched and any(row.kid not in self._keys for row in rows):
+        """Return the keys by kid, fetched anew where one of the rows names a key that is not here.
+
+        Each rotation brings such a key. One that the issuer did not have when it was asked last is not asked for again.
+        """
+        unknown = {row.kid for row in rows} - self._keys.keys()
+        if unknown - self._missed:
             self.refresh()
+            self._missed = frozenset(unknown - self._keys.keys())
         return self._keys
 
     def verify_checkpoint(self, note: bytes, registry_id: str) -> Checkpoint:
@@ -106,11 +111,8 @@ class AuditKeys:
         Raises:
             KeyServiceError: as `Checkpoint.verify`; DeviceError as `refresh`.
         """
-        try:
+        with suppress(KeyServiceError):
             return Checkpoint.verify(note, registry_id, self._keys.values())
-        except KeyServiceError:
-            if self._fetched:
-                raise
         self.refresh()  # a key of a new epoch may have signed it
         return Checkpoint.verify(note, registry_id, self._keys.values())
 

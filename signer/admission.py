@@ -128,6 +128,8 @@ class Admission:
         at = self._clock.now()
         status = self._registry.status()
         check_context(request, aud=self._policy.aud, now=at, current_epoch=status.k3_epoch)
+        if request.issued_at <= status.caps_after:  # it may have been used up in what a restore has lost
+            raise KeyServiceError(Reason.CAP_EXPIRED, "issued before a restore", metadata={"server_time": str(int(at))})
         verify_cosign(cap, self._policy.cosign_keys)
         verify_device_signature(cap)
         if attempt.device_verified is None:  # a session is admitted twice and charged once

@@ -126,6 +126,18 @@ class EvidenceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOriginConfig:
+    """How a rotation reads what the issuer's origin serves. `ca` holds its roots, by default the system's."""
+
+    origin: str | None = None
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.origin is not None:
+            origin_or_value_error(self.origin, "origin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Rates in calls a second, bursts and calls in flight as counts; each process counts by itself."""
 
@@ -169,6 +181,7 @@ class SignerConfig:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    issuer: KeyOriginConfig = field(default_factory=KeyOriginConfig)
     sts: StsConfig | None = None
     signing_policy: Path | None = None
     reflection: bool = True
@@ -191,6 +204,11 @@ class SignerConfig:
     def port(self) -> int:
         """Port part of `listen`."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def issuer_origin(self) -> str | None:
+        """Where the host publishes the public keys, as the first of the tables that names it says."""
+        return self.issuer.origin or (self.sts.issuer if self.sts else None) or self.profile.issuer
 
     @property
     def database(self) -> Path:

@@ -48,6 +48,7 @@ class HostActions:
         self._facts = facts
         self._wait_s = clock_reset_wait_s
         self._stopping = threading.Event()
+        self._starting = threading.Lock()
         self._reset: threading.Thread | None = None
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -84,11 +85,12 @@ class HostActions:
 
     def clock_reset(self) -> Mapping[str, object]:
         """Begin the wait after which the high-water mark is set to the present clock; nothing is served until then."""
-        if self._reset is not None and self._reset.is_alive():
-            raise KeyServiceError(Reason.CLOCK_BEHIND, "a reset is under way")
-        self._gate.hold(self._wait_s)
-        self._reset = threading.Thread(target=self._reset_later, name="clock-reset", daemon=True)
-        self._reset.start()
+        with self._starting:
+            if self._reset is not None and self._reset.is_alive():
+                raise KeyServiceError(Reason.CLOCK_BEHIND, "a reset is under way")
+            self._gate.hold(self._wait_s)
+            self._reset = threading.Thread(target=self._reset_later, name="clock-reset", daemon=True)
+            self._reset.start()
         return {"wait_s": round(self._wait_s)}
 
     def rewrap_window(self, minutes: object = None) -> Mapping[str, object]:

@@ -6,7 +6,7 @@ Imported after a fork, never before: grpc does not survive one.
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,13 +16,16 @@ from agentkeys_runtime import tls13  # noqa: F401 - before grpc is imported anyw
 import grpc
 
 from agentkeys_core.eip712 import Domain
+from agentkeys_core.errors import KeyServiceError
 from agentkeys_runtime.mtls import server_credentials
 from agentkeys_runtime.revocation import RevocationList
 from signer.adapters.committer import Committer
 from signer.adapters.database import free_bytes_of, open_state
+from signer.adapters.journal_watch import JournalWatch
 from signer.adapters.registry_embedded import EmbeddedRegistry
 from signer.attesting import Attesting
 from signer.config import SignerConfig
+from signer.epoch_board import EpochKeeper
 from signer.evidence_check import VerifyToken, verifier
 from signer.gate import Gate
 from signer.keyring import Keyring
@@ -77,6 +80,7 @@ class SignerServer:
         *,
         keyring: Keyring,
         gate: Gate,
+        epochs: EpochKeeper,
         clock: Clock,
         allow_software_k11: bool,
         shared_port: bool = False,
@@ -89,6 +93,7 @@ class SignerServer:
         self._config = config
         self._keyring = keyring
         self._gate = gate
+        self._epochs = epochs
         self._clock = clock
         self._software_k11 = allow_software_k11
         self._health = Health()
@@ -103,6 +108,7 @@ class SignerServer:
                 self.database, self.committer, keyring, clock, allow_software_k11, seal_all=gate.seal
             )
             opening.callback(registry.close)
+            self._journal = opening.enter_context(JournalWatch(self.database, keyring, roll_back=registry.roll_back))
             refusals = self._refusals()
             opening.callback(refusals.close)
             self._server = self._grpc_server(registry, refusals, shared_port=shared_port)
@@ -132,8 +138,9 @@ class SignerServer:
         self._stopping.set()
         self._server.stop(STOP_GRACE_S).wait()
         self._open_calls.close()
-        if self._settler.is_alive():
-            self._settler.join()
+        for thread in (self._settler, self._watcher):
+            if thread.is_alive():
+                thread.join()
         self._open.close()
         self._keyring.seal()
 
@@ -171,7 +178,7 @@ class SignerServer:
         services = handlers(
             guard,
             SignerServicer(self._service(registry, refusals, buckets)),
-            RegistryServicer(registry, self._clock, refusals),
+            RegistryServicer(registry, self._journal, self._clock, refusals),
             self._health,
             reflection=config.reflection,
         )
@@ -227,13 +234,16 @@ class SignerServer:
         return StsClient(endpoint=config.endpoint, ca=config.ca, clock=self._clock)
 
     def _watch(self) -> None:
-        """Carry a seal from this process to the others and back."""
+        """Carry a seal from this process to the others and back, take up new epochs, note how far the journal is."""
         while not self._stopping.wait(_WATCH_S):
             if self._gate.sealed or self._keyring.sealed:
                 self._gate.seal()
                 self._keyring.seal()
                 self._health.set(serving=False)
                 return
+            self._epochs.look()
+            with suppress(KeyServiceError):  # a rollback seals by itself; what cannot be read is looked at again
+                self._journal.look()
 
     def _settle(self) -> None:
         """Carry out key rotations that are due; apart from `_watch`, since a seal must not wait for the disk."""

@@ -90,6 +90,8 @@ class SignerService:
         def work(_: Attempt) -> bytes:
             if len(omni) != _OMNI_LENGTH:
                 raise KeyServiceError(Reason.INVALID_OMNI, f"an omni has {_OMNI_LENGTH} bytes")
+            if epoch > self._registry.status().k3_epoch:  # prepared at most: nothing is derived from it yet
+                raise KeyServiceError(Reason.EPOCH_NOT_HELD, f"epoch {epoch} is not current yet")
             return self._keyring.address(omni, epoch)
 
         return self._call(caller, "DeriveAddress", work)

@@ -246,6 +246,12 @@ def open_state(path: Path, keyring: Keyring) -> Database:
 def check_state(database: Database, keyring: Keyring) -> None:
     """Return when the vault and the journal's head belong to this state file; raises as `open_state`."""
     conn = database.reader()
+    check_epochs(conn, keyring)
+    check_head(conn, keyring)
+
+
+def check_epochs(conn: sqlite3.Connection, keyring: Keyring) -> None:
+    """Return when every K3 of the vault is the one that is recorded here; raises k3_mismatch, epoch_not_held."""
     meta = read_meta(conn)
     recorded: dict[int, bytes] = dict(conn.execute("SELECT epoch, check_value FROM k3_checks").fetchall())
     keyring.k3_check(meta.k3_epoch)
@@ -255,7 +261,6 @@ def check_state(database: Database, keyring: Keyring) -> None:
             raise KeyServiceError(Reason.K3_MISMATCH, f"the vault's K3 of epoch {epoch} is not the registry's")
     if meta.k3_epoch not in recorded:
         raise KeyServiceError(Reason.K3_MISMATCH, f"the registry records no K3 check of epoch {meta.k3_epoch}")
-    check_head(conn, keyring)
 
 
 FreeBytes = Callable[[], int]

@@ -79,8 +79,7 @@ class EmbeddedRegistry:
         self._sequence = 0
         self._domain = Domain.embedded(self._status.registry_id)
         self._writer = ChangeWriter(keyring, self._domain, software_k11=allow_software_k11)
-        # The registry id in the name: a new registry in an old directory does not inherit its predecessor's high water.
-        self._shared = SharedStamp(database.path.with_name(f"registry-{self._status.registry_id[:16]}.stamp"))
+        self._shared = SharedStamp.beside(database.path, self._status.registry_id)
         self._stamp = self._shared.read()
         try:
             self._refresh()
@@ -140,7 +139,7 @@ class EmbeddedRegistry:
             stored = store.read_head(conn)
             status = store.read_status(conn)
         if stored is not None and not hmac.compare_digest(self._mac(stored, stored.incarnation), stored.mac):
-            self._roll_back("the MAC of the stored head is not ours", "signer")
+            self.roll_back("the MAC of the stored head is not ours", "signer")
         sequence, digest = (0, GENESIS) if stored is None else (stored.sequence, stored.hash)
         message = mac_message(status.registry_id, incarnation=status.incarnation, sequence=sequence, head=digest)
         mac = self._keyring.journal_mac(status.k3_epoch, message)
@@ -181,7 +180,7 @@ class EmbeddedRegistry:
         if own is None:
             self._shared.raise_high_water(status.incarnation, known.sequence)
         if own is None or own.hash != known.hash:
-            self._roll_back(f"{caller} has seen change {known.sequence}, which is not here", caller)
+            self.roll_back(f"{caller} has seen change {known.sequence}, which is not here", caller)
 
     def apply(self, signed: SignedChange, *, caller: str = "unknown") -> bytes:
         """Apply a change and return its signed audit row (canonical JSON), once both are on disk.
@@ -307,7 +306,7 @@ class EmbeddedRegistry:
                 changes = store.read_changes(conn, after=self._sequence, limit=_MANY_CHANGES)
                 self._next_due = read_next_due(conn)
             if status.incarnation == self._status.incarnation and sequence < max(self._sequence, high_water):
-                self._roll_back(f"change {max(self._sequence, high_water)} is missing", "signer")
+                self.roll_back(f"change {max(self._sequence, high_water)} is missing", "signer")
             if status != self._status or len(changes) == _MANY_CHANGES:
                 self._cache.clear()
             self._cache.drop(change.operator_omni for change in changes)
@@ -319,7 +318,7 @@ class EmbeddedRegistry:
         with self._changed:
             self._changed.notify_all()
 
-    def _roll_back(self, detail: str, caller: str) -> Never:
+    def roll_back(self, detail: str, caller: str) -> Never:
         """Stop releasing anything: refuse every read from here on, say so in the journal, seal."""
         self._rolled_back = True
         _log.critical("registry rolled back, sealing: %s", detail)

@@ -29,9 +29,14 @@ _ROLES: Final = tuple(Role(bits) for bits in range(ALL_ROLES + 1))
 
 
 def read_status(conn: sqlite3.Connection) -> RegistryStatus:
-    """Registry id, epoch and incarnation as `meta` has them."""
-    meta = dict(conn.execute("SELECT key, value FROM meta WHERE key IN ('registry_id', 'k3_epoch', 'incarnation')"))
-    return RegistryStatus(registry_id=meta["registry_id"], k3_epoch=meta["k3_epoch"], incarnation=meta["incarnation"])
+    """The registry's counters as `meta` has them."""
+    meta = dict(conn.execute("SELECT key, value FROM meta"))
+    return RegistryStatus(
+        registry_id=meta["registry_id"],
+        k3_epoch=meta["k3_epoch"],
+        incarnation=meta["incarnation"],
+        caps_after=meta.get("caps_after", 0),
+    )
 
 
 def read_sequence(conn: sqlite3.Connection) -> int:

@@ -19,6 +19,8 @@ from signer.hostactions import CLOCK_RESET_WAIT_S, HostActions
 from signer.hostsocket import HostSocket, HostSocketError, ask_host
 from signer.journal import verify_journal
 from signer.keyring import Keyring
+from signer.ports import VaultError, VaultProblem
+from signer.rotation import RotationError, RotationProblem
 from tests.fakes.clock import StillClock
 
 
@@ -93,6 +95,38 @@ def test_a_handler_that_breaks_says_nothing(serve: Any) -> None:
         raise ValueError("a secret")
 
     assert ask_host(serve({"status": fail}), "status") == {"ok": False, "reason": "internal"}
+
+
+def test_a_refused_host_action_has_its_name(serve: Any) -> None:
+    def refuse() -> None:
+        raise RotationError(RotationProblem.TOO_SOON, "wait")
+
+    def broken() -> None:
+        raise VaultError(VaultProblem.CANNOT_OPEN, "the file was changed")
+
+    path = serve({"rotate": refuse, "vault": broken})
+    assert ask_host(path, "rotate") == {"ok": False, "reason": "too_soon", "detail": "wait"}
+    answer = ask_host(path, "vault")
+    assert (answer["ok"], answer["reason"]) == (False, "cannot_open")
+
+
+def test_a_command_that_waits_keeps_nobody_from_sealing(serve: Any) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def wait() -> dict[str, object]:
+        asked.set()
+        assert go_on.wait(10)
+        return {}
+
+    path = serve({"rotate-commit": wait, "seal": lambda: {"sealed": True}})
+    slow = threading.Thread(target=ask_host, args=(path, "rotate-commit"), kwargs={"timeout_s": 20.0})
+    slow.start()
+    try:
+        assert asked.wait(10)
+        assert ask_host(path, "seal") == {"ok": True, "sealed": True}
+    finally:
+        go_on.set()
+        slow.join()
 
 
 def test_replaces_a_socket_that_a_killed_signer_left(serve: Any, tmp_path: Any) -> None:

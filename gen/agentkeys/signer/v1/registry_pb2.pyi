@@ -18,6 +18,20 @@ class RegistryHead(_message.Message):
     epoch: int
     def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
 
+class JournalHead(_message.Message):
+    __slots__ = ("sequence", "hash", "mac", "epoch", "incarnation")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    hash: bytes
+    mac: bytes
+    epoch: int
+    incarnation: int
+    def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -175,26 +189,30 @@ class ApplyChangeResponse(_message.Message):
     def __init__(self, row: _Optional[bytes] = ...) -> None: ...
 
 class WatchChangesRequest(_message.Message):
-    __slots__ = ("after", "known")
+    __slots__ = ("after", "known", "known_journal")
     AFTER_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_JOURNAL_FIELD_NUMBER: _ClassVar[int]
     after: int
     known: RegistryHead
-    def __init__(self, after: _Optional[int] = ..., known: _Optional[_Union[RegistryHead, _Mapping]] = ...) -> None: ...
+    known_journal: JournalHead
+    def __init__(self, after: _Optional[int] = ..., known: _Optional[_Union[RegistryHead, _Mapping]] = ..., known_journal: _Optional[_Union[JournalHead, _Mapping]] = ...) -> None: ...
 
 class ChangeEvent(_message.Message):
-    __slots__ = ("head", "server_time", "k3_epoch", "incarnation", "change")
+    __slots__ = ("head", "server_time", "k3_epoch", "incarnation", "change", "journal")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
     K3_EPOCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_FIELD_NUMBER: _ClassVar[int]
     head: RegistryHead
     server_time: int
     k3_epoch: int
     incarnation: int
     change: Change
-    def __init__(self, head: _Optional[_Union[RegistryHead, _Mapping]] = ..., server_time: _Optional[int] = ..., k3_epoch: _Optional[int] = ..., incarnation: _Optional[int] = ..., change: _Optional[_Union[Change, _Mapping]] = ...) -> None: ...
+    journal: JournalHead
+    def __init__(self, head: _Optional[_Union[RegistryHead, _Mapping]] = ..., server_time: _Optional[int] = ..., k3_epoch: _Optional[int] = ..., incarnation: _Optional[int] = ..., change: _Optional[_Union[Change, _Mapping]] = ..., journal: _Optional[_Union[JournalHead, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("sequence", "operator_omni", "digest", "type")
