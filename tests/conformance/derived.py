@@ -1,0 +1,56 @@
+"""What a known K3 gives, written from docs/spec/formats.md: the suite compares it with what the target derives."""
+
+import hmac
+from hashlib import sha256
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from agentkeys_core.hashes import hkdf_sha256
+from agentkeys_core.keys import DeviceKey, ES256PublicKey
+
+CREDENTIALS: Final = 1
+MEMORY: Final = 2
+
+
+def wallet(k3: bytes, omni: bytes) -> DeviceKey:
+    """K4 of an omni. (The counter byte after a scalar that is none is beyond any test: one in 2^128.)"""
+    info = b"\x01agentkeys-evm-wallet" + omni
+    return DeviceKey.from_bytes(hkdf_sha256(k3, salt=b"agentkeys-signer-v0", info=info, length=32))
+
+
+def object_key(k3: bytes, object_class: int, owner: bytes, service: str, salt: bytes) -> tuple[bytes, bytes]:
+    """Key and commitment of one version of one object."""
+    info = b"agentkeys.object.v1" + bytes((object_class,)) + owner + sha256(service.encode()).digest() + salt
+    both = hkdf_sha256(k3, salt=b"agentkeys.object-salt.v1", info=info, length=64)
+    return both[:32], both[32:]
+
+
+def audit_key(k3: bytes) -> ES256PublicKey:
+    """The public audit key of that epoch."""
+    scalar = hkdf_sha256(k3, salt=b"agentkeys.es256-salt.v1", info=b"agentkeys.audit.v1\x00", length=32)
+    return ES256PublicKey.of(ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1()).public_key())
+
+
+def head_mac(k3: bytes, registry_id: str, *, incarnation: int, sequence: int, head: bytes) -> bytes:
+    """The MAC of a registry head."""
+    key = hkdf_sha256(k3, salt=b"agentkeys.journal-salt.v1", info=b"agentkeys.journal.v1", length=32)
+    message = b"agentkeys.registry-head.v1\x00" + sha256(registry_id.encode()).digest()
+    message += incarnation.to_bytes(8, "big") + sequence.to_bytes(8, "big") + head
+    return hmac.digest(key, message, "sha256")
+
+
+def chained(previous: bytes, *, sequence: int, operator: bytes, digest: bytes) -> bytes:
+    """The registry's hash chain after one more change."""
+    message = b"agentkeys.registry-chain.v1\x00" + previous + sequence.to_bytes(8, "big") + operator + digest
+    return sha256(message).digest()
+
+
+def legacy_envelope(k3: bytes, *, epoch: int, omni: bytes, service: str, plaintext: bytes) -> bytes:
+    """An envelope as deployed writers made it: one key for a whole owner."""
+    info = b"agentkeys.user.v1" + omni
+    key = hkdf_sha256(k3, salt=b"agentkeys.kek-salt.v2", info=info, length=32)
+    nonce = bytes(range(12))
+    aad = f"agentkeys.cred.aad.v2|{omni.hex()}|{service}".encode()
+    return bytes((4, epoch)) + nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
