@@ -30,7 +30,9 @@ SERVER_NAME: Final = f"signer.{TRUST_DOMAIN}"
 BUCKET: Final = "conformance"
 ROLE_ARN: Final = "arn:aws:iam::000000000000:role/credentials"
 REFUSED_ROLE_ARN: Final = "arn:aws:iam::000000000000:role/unknown-to-the-endpoint"
+#: Small enough to be emptied by a case, large enough for any other.
 DEVICE_BURST: Final = 60
+DEVICE_PER_S: Final = 20
 STREAMS_PER_CALLER: Final = 16
 
 CLIENTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -72,7 +74,7 @@ class Deployment:
         Files(self.folder / "foreign").write(Issuer(), names=BROKER)
         (self.folder / "ca.pem").write_bytes(pem(self.issuer.root()))
         (self.folder / "k1.pem").write_bytes(key_bytes(self.k1))
-        jwks = {"keys": [derived.audit_key(self.k3).jwk()]}
+        jwks = {"keys": [derived.es256_key(self.k3, "audit").jwk()]}
         (self.folder / "audit-jwks.json").write_text(json.dumps(jwks))
         members = {
             "ver": 1,
@@ -92,6 +94,11 @@ class Deployment:
         files = Files(folder)
         files.write(self.issuer, names=(x509.DNSName(SERVER_NAME), uri("signer/main")), usages=(SERVER,))
         return files
+
+    @property
+    def oidc_public(self) -> ES256PublicKey:
+        """The public key under which tokens for the cloud are signed."""
+        return derived.es256_key(self.k3, "oidc")
 
     @property
     def k1_public(self) -> ES256PublicKey:

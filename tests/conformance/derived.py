@@ -27,9 +27,10 @@ def object_key(k3: bytes, object_class: int, owner: bytes, service: str, salt: b
     return both[:32], both[32:]
 
 
-def audit_key(k3: bytes) -> ES256PublicKey:
-    """The public audit key of that epoch."""
-    scalar = hkdf_sha256(k3, salt=b"agentkeys.es256-salt.v1", info=b"agentkeys.audit.v1\x00", length=32)
+def es256_key(k3: bytes, purpose: str) -> ES256PublicKey:
+    """The public `audit` or `oidc` key of that epoch."""
+    info = f"agentkeys.{purpose}.v1".encode() + b"\x00"
+    scalar = hkdf_sha256(k3, salt=b"agentkeys.es256-salt.v1", info=info, length=32)
     return ES256PublicKey.of(ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1()).public_key())
 
 

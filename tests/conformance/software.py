@@ -5,40 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography import x509
-
-from tests.conformance.deployment import (
-    BUCKET,
-    DEVICE_BURST,
-    REFUSED_ROLE_ARN,
-    ROLE_ARN,
-    Deployment,
-)
-from tests.fakes.sts_endpoint import StsEndpoint, sts_endpoint
+from tests.conformance.cloud import AUDIENCE, ISSUER, Cloud, cloud
+from tests.conformance.deployment import BUCKET, DEVICE_BURST, DEVICE_PER_S, REFUSED_ROLE_ARN, ROLE_ARN, Deployment
 from tests.integration.signer_process import SignerProcess
-from tests.unit.runtime.certificates import SERVER, Files, Issuer
-
-ISSUER = "https://issuer.example.org"
 
 
 @contextmanager
 def software_signer(folder: Path) -> Iterator[tuple[str, Path]]:
     """Start one in `folder`; gives HOST:PORT and the tester's folder."""
-    tls = Files(folder / "sts")
-    tls.write(Issuer(), names=(x509.DNSName("localhost"),), usages=(SERVER,))
-    site = folder / "site"
-    site.mkdir()
-    endpoint = StsEndpoint(issuer=ISSUER, audience="sts.amazonaws.com", role_arns=frozenset({ROLE_ARN}))
-    with sts_endpoint(endpoint, published=site, certificate=tls.certificate, key=tls.key):
+    with cloud(folder) as sts:
         made = Deployment(folder / "tester")
         made.make()
-        signer = SignerProcess(
-            folder, issuer=made.issuer, k1=made.k1, k3=made.k3, tables=_tables(endpoint.url, tls.ca)
-        )
+        signer = SignerProcess(folder, issuer=made.issuer, k1=made.k1, k3=made.k3, tables=_tables(sts))
         signer.prepare()
         signer.certificates["revoked"] = made.certificates["revoked"]
         signer.revoke("revoked")
-        signer.command("oidc", "export", str(site), check=True)
+        signer.command("oidc", "export", str(sts.published), check=True)
         signer.start()
         try:
             yield signer.target, made.folder
@@ -46,11 +28,9 @@ def software_signer(folder: Path) -> Iterator[tuple[str, Path]]:
             signer.stop()
 
 
-def _tables(endpoint: str, ca: Path) -> str:
+def _tables(sts: Cloud) -> str:
     return (
-        f"[limits]\ndevice_burst = {float(DEVICE_BURST)}\ndevice_per_s = 20.0\n"
-        f'[sts]\nendpoint = "{endpoint}"\nca = "{ca}"\naudience = "sts.amazonaws.com"\nissuer = "{ISSUER}"\n'
+        f"[limits]\ndevice_burst = {DEVICE_BURST:.1f}\ndevice_per_s = {DEVICE_PER_S:.1f}\n"
+        f'[sts]\nendpoint = "{sts.url}"\nca = "{sts.ca}"\naudience = "{AUDIENCE}"\nissuer = "{ISSUER}"\n'
         f'bucket = "{BUCKET}"\n[sts.role_arns]\ncredentials = {json.dumps([ROLE_ARN, REFUSED_ROLE_ARN])}\n'
     )
-
-

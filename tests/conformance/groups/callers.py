@@ -2,15 +2,16 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
 from agentkeys_core.errors import Reason
 from tests.conformance.cases import Case, Steps, add, case, equal, expect
+from tests.conformance.groups import methods
 from tests.conformance.refusals import refusal_of
 from tests.conformance.site import AUDIT, BROKER, CREDENTIALS, MEMORY, PATIENCE_S, Site
 
@@ -55,17 +56,8 @@ BAD_CERTIFICATES: Final[Mapping[str, Reason]] = {
     "revoked": Reason.CERTIFICATE_REVOKED,
 }
 SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
-    service
-    for module in (signer_pb2, registry_pb2)
-    for service in module.DESCRIPTOR.services_by_name.values()
+    service for module in (signer_pb2, registry_pb2) for service in module.DESCRIPTOR.services_by_name.values()
 )
-
-
-def methods() -> Iterator[tuple[str, MethodDescriptor]]:
-    """(full path, descriptor) of every method of the protocol."""
-    for service in SERVICES:
-        for method in service.methods:
-            yield f"/{service.full_name}/{method.name}", method
 
 
 def raw_call(site: Site, client: str, path: str, data: bytes, *, streams: bool = False) -> Callable[[], Any]:
@@ -101,7 +93,7 @@ def _let_in(clients: frozenset[str], path: str, *, streams: bool) -> Steps:
 for _path, _method in methods():
     _name, _streams = _method.name, _method.server_streaming
     _allowed = CALLERS[_name]
-    for _client in sorted(BOTH - _allowed) + ["daemon"]:
+    for _client in [*sorted(BOTH - _allowed), "daemon"]:
         add(
             Case(
                 group=_name,

@@ -245,11 +245,7 @@ for _title, _there, _expect in (
     ("a store that expects another store", True, bytes(32)),
     ("a store that expects something where nothing is", False, bytes(32)),
 ):
-    add(
-        Case(
-            group=KEK, title=_title, steps=_expecting(there=_there, expect=_expect), gives=Reason.VERSION_NOT_CURRENT
-        )
-    )
+    add(Case(group=KEK, title=_title, steps=_expecting(there=_there, expect=_expect), gives=Reason.VERSION_NOT_CURRENT))
 
 
 @case(KEK, "a spent cap of a store", gives=Reason.CAP_REPLAYED)

@@ -6,7 +6,8 @@ from typing import Any, Final
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
 from agentkeys_core.errors import Reason
 from tests.conformance.cases import Case, Steps, add, case
-from tests.conformance.groups.callers import CALLERS, methods, raw_call
+from tests.conformance.groups import methods
+from tests.conformance.groups.callers import CALLERS, raw_call
 from tests.conformance.site import CREDENTIALS, Site
 
 #: Field 1000 with the text "x".

@@ -285,7 +285,12 @@ def replay_before_version(site: Site) -> Callable[[], Any]:
     return release(site, spent.cap, expect=bytes(32))
 
 
-@case("Order", "the device's bucket is charged once its signature is verified", gives=Reason.RATE_LIMITED, needs="device_burst")
+@case(
+    "Order",
+    "the device's bucket is charged once its signature is verified",
+    gives=Reason.RATE_LIMITED,
+    needs="device_burst",
+)
 def rate_limit(site: Site) -> Callable[[], Any]:
     """Calls by one device until its bucket is empty: with a good signature each one is charged."""
     user = master(site)

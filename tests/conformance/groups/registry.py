@@ -11,8 +11,8 @@ from agentkeys_core.changes import SignedChange
 from agentkeys_core.eip712 import Domain
 from agentkeys_core.encoding import canonical_json
 from agentkeys_core.errors import Reason
-from agentkeys_core.keys import DeviceKey
 from agentkeys_core.k11 import SOFTWARE_ORIGIN
+from agentkeys_core.keys import DeviceKey
 from tests.conformance import derived
 from tests.conformance.cases import Case, Steps, add, case, equal, expect
 from tests.conformance.people import Master, apply, master, stranger, with_signatures
@@ -88,8 +88,11 @@ def whole_state(site: Site) -> None:
     equal((first.k11.x, first.k11.credential_id_hash), (public.x, public.credential_id_hash), "its K11")
     named = (second.roles, second.actor_omni, second.label, second.generation, second.HasField("k11"))
     equal(named, (1, agent.actor, "agent", 0, False), "the agent")
-    equal([(scope.actor_omni, list(scope.services)) for scope in found.scopes if scope.services],
-          [(agent.actor, ["cred:a", "memory:b"])], "scopes")
+    equal(
+        [(scope.actor_omni, list(scope.services)) for scope in found.scopes if scope.services],
+        [(agent.actor, ["cred:a", "memory:b"])],
+        "scopes",
+    )
 
 
 @case(CHANGE, "a first bind is applied, recorded, and answered alike when it comes again")
@@ -170,9 +173,7 @@ NOT_AUTHORISED: dict[str, Steps] = {
     "a deadline that has passed": _refused(lambda user: _scope(user, deadline=user.site.now - 5)),
     "a deadline more than an hour ahead": _refused(lambda user: _scope(user, deadline=user.site.now + 3700)),
     "K10 of a stranger": _refused(
-        lambda user: user.signed(
-            user.set_scope(user.agent().actor, grant=("cred:b",)), k10=DeviceKey.generate()
-        )
+        lambda user: user.signed(user.set_scope(user.agent().actor, grant=("cred:b",)), k10=DeviceKey.generate())
     ),
     "a scope without K11": _refused(lambda user: with_signatures(_scope(user), k11=())),
     "the scope of an actor that is none": _refused(
@@ -208,7 +209,12 @@ for _title, _steps in NOT_AUTHORISED.items():
     add(Case(group=CHANGE, title=_title, steps=_steps, gives=Reason.CHANGE_NOT_AUTHORISED))
 
 
-@case(CHANGE, "a software authenticator where the registry takes none", gives=Reason.CHANGE_NOT_AUTHORISED, needs="no_software_k11")
+@case(
+    CHANGE,
+    "a software authenticator where the registry takes none",
+    gives=Reason.CHANGE_NOT_AUTHORISED,
+    needs="no_software_k11",
+)
 def software(site: Site) -> Callable[[], Any]:
     user = stranger(site)
     signed = user.enrolment(origin=SOFTWARE_ORIGIN)
@@ -448,7 +454,9 @@ def known_heads(site: Site) -> None:
 @case(WATCH, "one caller cannot take every stream", gives=Reason.OVERLOADED, needs="streams_per_caller")
 def too_many_streams(site: Site) -> Callable[[], Any]:
     stub = site.registry("streams")
-    streams = [stub.WatchChanges(registry_pb2.WatchChangesRequest()) for _ in range(site.manifest.streams_per_caller or 0)]
+    streams = [
+        stub.WatchChanges(registry_pb2.WatchChangesRequest()) for _ in range(site.manifest.streams_per_caller or 0)
+    ]
     for stream in streams:
         next(stream)
 

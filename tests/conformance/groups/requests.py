@@ -59,6 +59,7 @@ def _k11(change: Callable[[dict[str, str]], object]) -> Steps:
 
 def _respelled(name: str, make: Callable[[Any], Any]) -> Callable[[bytes], bytes]:
     """Rewrites canonical bytes so that `name` has another spelling of its value."""
+
     def change(raw: bytes) -> bytes:
         members = json.loads(raw)
         members[name] = make(members[name])
@@ -86,7 +87,10 @@ REQUESTS: Final[Mapping[str, tuple[Reason, Steps]]] = {
         _rewritten(lambda raw: b'{"ver":2,' + raw[1:].replace(b',"ver":2', b"")),
     ),
     "a name that stands twice": (R.NON_CANONICAL_CAP, _rewritten(lambda raw: raw[:-1] + b',"ver":2}')),
-    "an escape that is not needed": (R.NON_CANONICAL_CAP, _rewritten(lambda raw: raw.replace(b"cred:", b"\\u0063red:"))),
+    "an escape that is not needed": (
+        R.NON_CANONICAL_CAP,
+        _rewritten(lambda raw: raw.replace(b"cred:", b"\\u0063red:")),
+    ),
     "a fraction for an integer": (R.NON_CANONICAL_CAP, _rewritten(lambda raw: raw.replace(b'"ver":2', b'"ver":2.0'))),
     "an exponent": (R.NON_CANONICAL_CAP, _rewritten(lambda raw: raw.replace(b'"ver":2', b'"ver":2e0'))),
     "NaN": (R.NON_CANONICAL_CAP, _rewritten(lambda raw: raw.replace(b'"ver":2', b'"ver":NaN'))),

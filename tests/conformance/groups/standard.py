@@ -8,7 +8,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from agentkeys_core.errors import Reason
 from tests.conformance.cases import Case, Steps, add, case, equal, expect
-from tests.conformance.groups.callers import SERVICES, methods, raw_call
+from tests.conformance.groups import methods
+from tests.conformance.groups.callers import SERVICES, raw_call
 from tests.conformance.refusals import refusal_of
 from tests.conformance.site import BROKER, CREDENTIALS, PATIENCE_S, Site
 

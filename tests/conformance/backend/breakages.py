@@ -1,0 +1,39 @@
+"""Ways to break the backend, and the cases that must notice each: what the suite is worth."""
+
+from collections.abc import Mapping
+from typing import Final
+
+#: Name of the breakage → the cases that must fail, each by its full name. Others may fail as well.
+BREAKAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "accept-any-epoch": ("Order/epoch-alone",),
+    "accept-expired": ("Order/expired-alone",),
+    "accept-foreign-domain": ("Certificates/refuses-foreign-domain",),
+    "accept-noncanonical": ("Requests/a-space-between-members", "Requests/members-out-of-order"),
+    "accept-revoked-certificate": ("Certificates/refuses-revoked",),
+    "any-k11": ("Order/K11-alone", "Order/the-K11-of-another-user"),
+    "change-without-k11": ("ApplyChange/a-scope-without-K11",),
+    "charge-before-signature": ("Order/junk-in-a-victim's-name-does-not-slow-the-victim",),
+    "daemon-allowed": ("DeriveAddress/refuses-a-daemon-certificate", "Health/is-not-for-a-daemon"),
+    "fixed-salt": ("DeriveCredKek/two-versions-and-two-objects-have-different-keys",),
+    "forget-nonces": ("ApplyChange/a-nonce-that-was-used",),
+    "freeze-ignored": ("DeriveCredKek/a-frozen-user",),
+    "fresh-row-on-repeat": ("SignAuditRow/the-same-call-again-returns-the-same-bytes",),
+    "high-s": ("Order/a-high-s-alone", "VerifyK10Sig/a-high-s-is-never-valid"),
+    "ignore-version-rule": (
+        "DeriveCredKek/an-older-version-is-closed",
+        "DeriveCredKek/a-store-that-expects-another-store",
+    ),
+    "leak-scope-in-list": ("ListObjects/an-agent-sees-what-its-scope-grants-and-nothing-else",),
+    "no-burn": ("DeriveCredKek/a-spent-cap-of-a-store", "DeriveCredKek/a-spent-cap-of-a-put"),
+    "no-metadata": ("Order/epoch-alone", "Order/expired-alone"),
+    "reason-in-text-only": ("DeriveAddress/an-omni-of-31-bytes",),
+    "revoked-device-allowed": ("DeriveCredKek/stops-when-the-device-is-revoked",),
+    "scope-ignored": ("Order/a-grant-of-another-name-is-none", "DeriveCredKek/an-agent-whose-grant-was-withdrawn"),
+    "skip-cosignature": ("Order/co-signature-alone",),
+    "skip-device-signature": ("Order/device-signature-alone",),
+    "unchained-rows": ("DeriveCredKek/rows-are-chained-an-actor,-without-a-gap",),
+    "unknown-fields-accepted": ("DeriveCredKek/refuses-an-unknown-field",),
+    "unsigned-rows": ("DeriveCredKek/the-row-says-who,-what-and-which-version",),
+    "wrong-hkdf-info": ("DeriveCredKek/is-that-of-the-object-key",),
+    "wrong-order": ("Order/audience-before-epoch", "Order/expired-before-epoch"),
+}

@@ -1,0 +1,93 @@
+"""The independent backend as a target, whole or broken."""
+
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.conformance.cloud import AUDIENCE, ISSUER, Cloud, cloud
+from tests.conformance.deployment import (
+    BUCKET,
+    DEVICE_BURST,
+    DEVICE_PER_S,
+    REFUSED_ROLE_ARN,
+    ROLE_ARN,
+    SERVER_NAME,
+    STREAMS_PER_CALLER,
+    Deployment,
+)
+from tests.unit.runtime.certificates import TRUST_DOMAIN
+
+START_LIMIT_S = 30.0
+
+
+@contextmanager
+def backend(folder: Path, *broken: str, sts: bool = True) -> Iterator[tuple[str, Path]]:
+    """Start one in `folder`; gives HOST:PORT and the tester's folder. A broken one needs no cloud."""
+    folder.mkdir(exist_ok=True)
+    made = Deployment(folder / "tester", facts={} if sts else {"sts": None})
+    made.make()
+    if not sts:
+        with _process(made, folder, None, broken) as target:
+            yield target, made.folder
+        return
+    with cloud(folder) as endpoint:
+        jwks = {"keys": [made.oidc_public.jwk()]}
+        (endpoint.published / ".well-known").mkdir()
+        (endpoint.published / ".well-known" / "jwks.json").write_text(json.dumps(jwks))
+        with _process(made, folder, endpoint, broken) as target:
+            yield target, made.folder
+
+
+@contextmanager
+def _process(made: Deployment, folder: Path, sts: Cloud | None, broken: tuple[str, ...]) -> Iterator[str]:
+    config = folder / "backend.json"
+    config.write_text(json.dumps(_config(made, folder, sts)))
+    command = [sys.executable, "-m", "tests.conformance.backend", "--config", str(config)]
+    command += [word for name in broken for word in ("--break", name)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        ready, _, _ = select.select([process.stdout], [], [], START_LIMIT_S)
+        line = process.stdout.readline() if ready else ""
+        assert line.startswith("ready "), (folder / "log").read_text()
+        yield line.split()[1]
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def _config(made: Deployment, folder: Path, sts: Cloud | None) -> dict[str, object]:
+    tls = made.server(folder / "server")
+    facts = sts and {
+        "endpoint": sts.url,
+        "ca": str(sts.ca),
+        "issuer": ISSUER,
+        "audience": AUDIENCE,
+        "bucket": BUCKET,
+        "role_arns": {"credentials": [ROLE_ARN, REFUSED_ROLE_ARN]},
+    }
+    return {
+        "certificate": str(tls.certificate),
+        "key": str(tls.key),
+        "client_ca": str(tls.ca),
+        "server_name": SERVER_NAME,
+        "trust_domain": TRUST_DOMAIN,
+        "revoked": [made.certificates["revoked"].serial_number],
+        "k3": {"1": made.k3.hex()},
+        "cosigners": [made.k1_public.jwk()],
+        "device_burst": DEVICE_BURST,
+        "device_per_s": DEVICE_PER_S,
+        "streams_per_caller": STREAMS_PER_CALLER,
+        "sts": facts,
+    }
