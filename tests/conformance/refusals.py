@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 from google.rpc import error_details_pb2
@@ -44,13 +44,14 @@ def refusal_of(call: Callable[[], Any]) -> Refusal | None:
 
 def read(error: grpc.RpcError) -> Refusal:
     """The refusal that a failed call stands for."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # what fails is the call itself
+    call = cast("grpc.Call", error)  # what fails is the call itself
+    status = rpc_status.from_call(call)
     info, replayed = error_details_pb2.ErrorInfo(), signer_pb2.ReplayedRow()
     details = () if status is None else status.details
     named = any(detail.Unpack(info) for detail in details) and info.domain == ERROR_DOMAIN
     has_row = any(detail.Unpack(replayed) for detail in details)
     return Refusal(
-        code=error.code().name,  # type: ignore[attr-defined]  # likewise
+        code=call.code().name,
         reason=info.reason if named else None,
         metadata=dict(info.metadata),
         row=replayed.row if has_row else None,

@@ -20,7 +20,7 @@ from agentkeys_core.webauthn_check import verify_assertion
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.operators import Device, Operator, Operators
 from tests.conformance.backend.peers import Peer
-from tests.conformance.backend.refused import refuse
+from tests.conformance.backend.refused import refusal, refuse
 
 SKEW_S: Final = 60
 _ORDER: Final = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
@@ -199,8 +199,7 @@ class Checks:
             if master.k11 is not None and master.k11.credential_id_hash == named:
                 verify_assertion(cap.k11, challenge=cap_challenge(cap.digest), public=master.k11)
                 return True
-        refuse(Reason.K11_INVALID)
-        return None
+        raise refusal(Reason.K11_INVALID)
 
 
 def low_s(signature: bytes) -> bytes:

@@ -25,7 +25,7 @@ from agentkeys_core.k11 import K11_ORIGIN, origin_hash
 from agentkeys_core.keys import recover_address
 from agentkeys_core.registry import K11Public
 from agentkeys_core.webauthn_check import verify_assertion
-from tests.conformance.backend.refused import refuse
+from tests.conformance.backend.refused import refusal, refuse
 
 NOT_AUTHORISED: Final = Reason.CHANGE_NOT_AUTHORISED
 HOUR_S: Final = 3600
@@ -229,8 +229,7 @@ class Operators:
             kind = self._ordered_effect(operator, change, signers)
             operator.nonce += 1
             return kind
-        refuse(Reason.NOT_IMPLEMENTED)
-        return None
+        raise refusal(Reason.NOT_IMPLEMENTED)
 
     def _ordered_effect(self, operator: Operator, change: OrderedChange, signers: Signers) -> int:
         match change:
@@ -243,8 +242,7 @@ class Operators:
             case Unfreeze():
                 return self._unfreeze(operator)
             case _:
-                refuse(Reason.NOT_IMPLEMENTED)
-        return None
+                raise refusal(Reason.NOT_IMPLEMENTED)
 
     def _timely(self, change: OrderedChange, nonce: int) -> None:
         now = int(time.time())

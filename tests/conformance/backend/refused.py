@@ -11,9 +11,14 @@ from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.errors import ERROR_DOMAIN, KeyServiceError, Reason
 
 
+def refusal(reason: Reason, **metadata: object) -> KeyServiceError:
+    """That reason, to be raised."""
+    return KeyServiceError(reason, metadata={name: str(value) for name, value in metadata.items()})
+
+
 def refuse(reason: Reason, **metadata: object) -> NoReturn:
     """Stop here with that reason."""
-    raise KeyServiceError(reason, metadata={name: str(value) for name, value in metadata.items()})
+    raise refusal(reason, **metadata)
 
 
 def number(reason: Reason) -> int:

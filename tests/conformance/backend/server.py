@@ -130,7 +130,7 @@ def serve(door: Door, credentials: grpc.ServerCredentials) -> tuple[grpc.Server,
         described = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
         door.serve(described, reflected, name=name, ours=False)
     options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 2 * MAX_MESSAGE))
-    server = grpc.server(ThreadPoolExecutor(THREADS), handlers=(door,), options=options)
+    server = grpc.server(ThreadPoolExecutor(THREADS), handlers=[door], options=options)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     return server, port

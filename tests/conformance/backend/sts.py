@@ -71,7 +71,7 @@ class Sts:
             context = ssl.create_default_context(cafile=facts.ca)
             with urllib.request.urlopen(facts.endpoint, data, timeout=10, context=context) as answer:
                 return _session(answer.read(65_536))
-        except (OSError, ValueError, AttributeError, urllib.error.URLError):
+        except (OSError, ValueError, KeyError, urllib.error.URLError):
             refuse(Reason.STS_UNREACHABLE)
 
     def _token(self, facts: StsFacts, owner: bytes) -> str:
@@ -100,10 +100,10 @@ class Sts:
 
 
 def _session(xml: bytes) -> pb.StsCredentialsResponse:
-    found = fromstring(xml).find(f"{_NAMES}AssumeRoleWithWebIdentityResult/{_NAMES}Credentials")
+    found = {part.tag.removeprefix(_NAMES): part.text or "" for part in fromstring(xml).iter()}
     return pb.StsCredentialsResponse(
-        access_key_id=found.find(f"{_NAMES}AccessKeyId").text,
-        secret_access_key=found.find(f"{_NAMES}SecretAccessKey").text,
-        session_token=found.find(f"{_NAMES}SessionToken").text,
-        expires_at=int(datetime.fromisoformat(found.find(f"{_NAMES}Expiration").text).timestamp()),
+        access_key_id=found["AccessKeyId"],
+        secret_access_key=found["SecretAccessKey"],
+        session_token=found["SessionToken"],
+        expires_at=int(datetime.fromisoformat(found["Expiration"]).timestamp()),
     )

@@ -12,7 +12,7 @@ from agentkeys_core.webauthn_check import verify_assertion
 from tests.conformance.backend.checks import low_s
 from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
-from tests.conformance.backend.refused import refuse
+from tests.conformance.backend.refused import refusal, refuse
 
 MAX_PAYLOAD: Final = 1024 * 1024
 MAX_PART: Final = 4096
@@ -50,8 +50,7 @@ class Verdicts:
             case pb.SIGNATURE_SCHEME_EIP191:
                 return eip191_digest(asked.payload)
             case _:
-                refuse(Reason.INVALID_ENCODING)
-        return None
+                raise refusal(Reason.INVALID_ENCODING)
 
     def _good(self, asked: pb.VerifyK10SigRequest, digest: bytes, *, compact: bool) -> bool:
         if "high-s" in self._broken:

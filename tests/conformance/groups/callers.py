@@ -62,7 +62,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
 
 def raw_call(site: Site, client: str, path: str, data: bytes, *, streams: bool = False) -> Callable[[], Any]:
     """A call of that method with these very bytes."""
-    channel = site.channel(client)
+    channel: Any = site.channel(client)  # its stub wants serialisers; here bytes go as they are
 
     def unary() -> Any:
         return channel.unary_unary(path)(data, timeout=PATIENCE_S)
@@ -124,7 +124,7 @@ def _no_handler(site: Site, credentials: grpc.ChannelCredentials | None) -> None
         else grpc.secure_channel(site.target, credentials, site.options)
     )
     with channel:
-        stub = channel.unary_unary("/agentkeys.signer.v1.Signer/DeriveAddress")
+        stub: Any = channel.unary_unary("/agentkeys.signer.v1.Signer/DeriveAddress")
         found = refusal_of(lambda: stub(b"", timeout=PATIENCE_S))
         expect(found is not None and found.code == "UNAVAILABLE" and found.reason is None, f"answered: {found}")
 

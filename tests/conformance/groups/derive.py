@@ -22,7 +22,7 @@ KEK = "DeriveCredKek"
 
 def _address(site: Site, omni: bytes, epoch: int = 1) -> Callable[[], bytes]:
     request = signer_pb2.DeriveAddressRequest(omni=omni, epoch=epoch)
-    return lambda: site.signer(BROKER).DeriveAddress(request).address  # type: ignore[no-any-return]
+    return lambda: site.signer(BROKER).DeriveAddress(request).address
 
 
 @case("DeriveAddress", "is stable and differs from omni to omni")

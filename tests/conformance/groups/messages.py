@@ -31,18 +31,19 @@ for _path, _method in methods():
         )
     )
 
-for _name, _kind, _item in (
+_BATCHES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("DeriveCredKekBatch", signer_pb2.DeriveCredKekBatchRequest, signer_pb2.DeriveCredKekRequest),
     ("SignAuditRowBatch", signer_pb2.SignAuditRowBatchRequest, signer_pb2.SignAuditRowRequest),
     ("VerifyK10SigBatch", signer_pb2.VerifyK10SigBatchRequest, signer_pb2.VerifyK10SigRequest),
-):
+)
+for _name, _kind, _item in _BATCHES:
+    _batch = _kind()
+    _batch.items.append(_item.FromString(UNKNOWN))
     add(
         Case(
             group=_name,
             title="refuses an unknown field of an item",
-            steps=_carrying(
-                f"{SIGNER}/{_name}", _name, _kind(items=[_item.FromString(UNKNOWN)]).SerializeToString(), streams=False
-            ),
+            steps=_carrying(f"{SIGNER}/{_name}", _name, _batch.SerializeToString(), streams=False),
             gives=Reason.UNKNOWN_FIELDS,
         )
     )

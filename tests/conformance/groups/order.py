@@ -267,7 +267,7 @@ def _bent_touch(**bent: Any) -> Steps:
     return steps
 
 
-for _title, _bent in {
+_BENT: Final[Mapping[str, Mapping[str, Any]]] = {
     "an assertion of another origin": {"origin": "https://broker.example.org"},
     "an assertion of another type": {"type": "webauthn.create"},
     "an assertion across origins": {"crossOrigin": True},
@@ -275,7 +275,8 @@ for _title, _bent in {
     "an assertion without user verification": {"flags": 0x01},
     "an assertion of another relying party": {"rp_id_hash": bytes(32)},
     "an assertion with a padded challenge": {"challenge": "A" * 43 + "="},
-}.items():
+}
+for _title, _bent in _BENT.items():
     add(Case(group="Order", title=_title, steps=_bent_touch(**_bent), gives=Reason.K11_INVALID))
 
 

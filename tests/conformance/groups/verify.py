@@ -24,7 +24,7 @@ K10_V2, EIP712, EIP191 = (
 
 
 def signed(
-    key: DeviceKey, scheme: int = K10_V2, payload: bytes | None = None, purpose: str | None = None
+    key: DeviceKey, scheme: Any = K10_V2, payload: bytes | None = None, purpose: str | None = None
 ) -> signer_pb2.VerifyK10SigRequest:
     """A request that is valid."""
     payload = secrets.token_bytes(32) if payload is None else payload
