@@ -5,6 +5,7 @@ Where a program that an installation needs is missing, its name is said and the 
 installed all the same.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -72,9 +73,28 @@ def _install_minio(folder: Path) -> None:
     run(build, folder, **places)
 
 
+NODE_CLIENT = ROOT / "tests" / "foreign" / "node"
+
+
+def _install_node_client(folder: Path) -> None:
+    """Install what the lock beside the client pins by hash; no script of a package runs."""
+    npm = needed("npm", "the Node client of the foreign client tests needs its packages (Node 20 or newer)")
+    for name in ("package.json", "package-lock.json", ".npmrc"):
+        shutil.copy(NODE_CLIENT / name, folder / name)
+    run([npm, "ci", "--cache", str(HOME / "cache" / "npm")], folder)
+
+
 SERVICES = {
     service.name: service
-    for service in (Service(name="minio", version=MINIO, program="minio", install=_install_minio),)
+    for service in (
+        Service(name="minio", version=MINIO, program="minio", install=_install_minio),
+        Service(
+            name="node-client",
+            version=hashlib.sha256((NODE_CLIENT / "package-lock.json").read_bytes()).hexdigest()[:12],
+            program="node_modules/@grpc/grpc-js/package.json",
+            install=_install_node_client,
+        ),
+    )
 }
 
 
