@@ -11,6 +11,11 @@ BREAKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "accept-noncanonical": ("Requests/a-space-between-members", "Requests/members-out-of-order"),
     "accept-revoked-certificate": ("Certificates/refuses-revoked",),
     "any-k11": ("Order/K11-alone", "Order/the-K11-of-another-user"),
+    "batches-reversed": ("DeriveCredKekBatch/each-item-is-answered-in-its-place", "VerifyK10SigBatch/verdicts-in-order"),
+    "batches-spoil-others": (
+        "DeriveCredKekBatch/an-item-that-is-refused-spoils-none-of-the-others",
+        "SignAuditRowBatch/an-item-that-is-refused-spoils-none-of-the-others",
+    ),
     "change-without-k11": ("ApplyChange/a-scope-without-K11",),
     "charge-before-signature": ("Order/junk-in-a-victim's-name-does-not-slow-the-victim",),
     "daemon-allowed": ("DeriveAddress/refuses-a-daemon-certificate", "Health/is-not-for-a-daemon"),

@@ -9,6 +9,7 @@ from agentkeys_core.encoding import canonical_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ops import Effect, ObjectClass
+from tests.conformance.backend.batches import batch
 from tests.conformance.backend.checks import Asked, Checks, ref_of
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.memory import Memory, Used, Version
@@ -37,6 +38,9 @@ class Signer:
         self._broken = broken
         self.VerifyK10Sig = verdicts.k10
         self.VerifyK11Assertion = verdicts.k11
+        self.DeriveCredKekBatch = batch(self.DeriveCredKek, pb.DeriveCredKekBatchResponse, broken)
+        self.SignAuditRowBatch = batch(self.SignAuditRow, pb.SignAuditRowBatchResponse, broken)
+        self.VerifyK10SigBatch = batch(self.VerifyK10Sig, pb.VerifyK10SigBatchResponse, broken)
 
     def DeriveAddress(self, asked: pb.DeriveAddressRequest, _peer: Peer) -> pb.DeriveAddressResponse:
         if len(asked.omni) != 32:
