@@ -35,6 +35,35 @@ DEVICE_BURST: Final = 60
 DEVICE_PER_S: Final = 20
 STREAMS_PER_CALLER: Final = 16
 
+SIWE_DOMAIN: Final = "app.example.org"
+SIWE_LIFETIME_S: Final = 600
+CHAIN_ID: Final = 8453
+POLICY: Final = "permit"
+MOST: Final = 1_000_000
+AHEAD_S: Final = 3600
+TOKEN, SPENDER = "0x" + "33" * 20, "0x" + "22" * 20
+PERMIT_TYPE: Final = "Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
+PERMIT: Final[Mapping[str, Any]] = {
+    "types": {
+        "EIP712Domain": [
+            {"name": "name", "type": "string"},
+            {"name": "version", "type": "string"},
+            {"name": "chainId", "type": "uint256"},
+            {"name": "verifyingContract", "type": "address"},
+        ],
+        "Permit": [
+            {"name": "owner", "type": "address"},
+            {"name": "spender", "type": "address"},
+            {"name": "value", "type": "uint256"},
+            {"name": "nonce", "type": "uint256"},
+            {"name": "deadline", "type": "uint256"},
+        ],
+    },
+    "primaryType": "Permit",
+    "domain": {"name": "Conformance Coin", "version": "1", "chainId": CHAIN_ID, "verifyingContract": TOKEN},
+    "message": {"owner": "0x" + "11" * 20, "spender": SPENDER, "value": 1, "nonce": 0, "deadline": 0},
+}
+
 CLIENTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "broker": {"names": BROKER},
     "credentials": {"names": (uri("worker/credentials/main"),)},
@@ -85,6 +114,8 @@ class Deployment:
             "streams_per_caller": STREAMS_PER_CALLER,
             "may_seal": True,
             "sts": {"role_arn": ROLE_ARN, "refused_role_arn": REFUSED_ROLE_ARN},
+            "siwe": {"domain": SIWE_DOMAIN, "chain_id": CHAIN_ID, "max_lifetime_s": SIWE_LIFETIME_S},
+            "typed_data": {"policy": POLICY, "document": PERMIT, "amount": "value", "most": MOST, "ends": "deadline"},
             **self.facts,
         }
         (self.folder / "manifest.json").write_text(json.dumps(members, indent=1))

@@ -10,13 +10,22 @@ from pathlib import Path
 
 from tests.conformance.cloud import AUDIENCE, ISSUER, Cloud, cloud
 from tests.conformance.deployment import (
+    AHEAD_S,
     BUCKET,
+    CHAIN_ID,
     DEVICE_BURST,
     DEVICE_PER_S,
+    MOST,
+    PERMIT_TYPE,
+    POLICY,
     REFUSED_ROLE_ARN,
     ROLE_ARN,
     SERVER_NAME,
+    SIWE_DOMAIN,
+    SIWE_LIFETIME_S,
+    SPENDER,
     STREAMS_PER_CALLER,
+    TOKEN,
     Deployment,
 )
 from tests.unit.runtime.certificates import TRUST_DOMAIN
@@ -90,4 +99,15 @@ def _config(made: Deployment, folder: Path, sts: Cloud | None) -> dict[str, obje
         "device_per_s": DEVICE_PER_S,
         "streams_per_caller": STREAMS_PER_CALLER,
         "sts": facts,
+        "siwe": {SIWE_DOMAIN: {"chain_ids": [CHAIN_ID], "max_lifetime_s": SIWE_LIFETIME_S}},
+        "typed": {
+            POLICY: {
+                "type": PERMIT_TYPE,
+                "chain_id": CHAIN_ID,
+                "contract": TOKEN,
+                "only": {"spender": [SPENDER]},
+                "ahead_s": {"deadline": AHEAD_S},
+                "most": {"value": MOST},
+            }
+        },
     }

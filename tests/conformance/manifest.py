@@ -27,11 +27,27 @@ class Sts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Siwe:
+    """A host to which managed wallets may sign in: on which chain, and for how many seconds at most."""
+
+    domain: str
+    chain_id: int
+    max_lifetime_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TypedData:
-    """One policy for typed data: its id (service `sign:<id>`), what it lets sign, and a bound above which K11 is asked."""
+    """One policy for typed data: its id (service `sign:<id>`) and what it lets sign.
+
+    `document` is an ERC-2612 `Permit` of the one spender that the policy lists; K11 is asked for where the member named
+    `amount` is above `most`, and the member named `ends` may be an hour ahead at most.
+    """
 
     policy: str
     document: Mapping[str, Any]
+    amount: str
+    most: int
+    ends: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +74,7 @@ class Manifest:
     device_burst: int | None = None
     streams_per_caller: int | None = None
     sts: Sts | None = None
-    siwe_domain: str | None = None
+    siwe: Siwe | None = None
     typed_data: TypedData | None = None
     oidc: Oidc | None = None
     rewrap_classes: tuple[str, ...] = ()
@@ -88,6 +104,11 @@ class Manifest:
             raise ManifestError(f"{path}: {error}") from error
 
     @property
+    def siwe_and_k3(self) -> bool:
+        """Whether the address of a managed wallet can be computed."""
+        return self.siwe is not None and self.has("k3")
+
+    @property
     def older_epoch(self) -> bool:
         """Whether an epoch before the current one is held."""
         return len(self.held_epochs) > 1
@@ -102,7 +123,7 @@ class Manifest:
         return bool(getattr(self, feature))
 
 
-_TABLES: Final[Mapping[str, type]] = {"sts": Sts, "typed_data": TypedData, "oidc": Oidc}
+_TABLES: Final[Mapping[str, type]] = {"sts": Sts, "siwe": Siwe, "typed_data": TypedData, "oidc": Oidc}
 
 
 def _read(name: str, value: Any) -> Any:

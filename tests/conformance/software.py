@@ -6,8 +6,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conformance.cloud import AUDIENCE, ISSUER, Cloud, cloud
-from tests.conformance.deployment import BUCKET, DEVICE_BURST, DEVICE_PER_S, REFUSED_ROLE_ARN, ROLE_ARN, Deployment
+from tests.conformance.deployment import (
+    AHEAD_S,
+    BUCKET,
+    CHAIN_ID,
+    DEVICE_BURST,
+    DEVICE_PER_S,
+    MOST,
+    PERMIT_TYPE,
+    POLICY,
+    REFUSED_ROLE_ARN,
+    ROLE_ARN,
+    SIWE_DOMAIN,
+    SIWE_LIFETIME_S,
+    SPENDER,
+    TOKEN,
+    Deployment,
+)
 from tests.integration.signer_process import SignerProcess
+
+
+_SIGNING_POLICY = f"""\
+[siwe."{SIWE_DOMAIN}"]
+chain_ids = [{CHAIN_ID}]
+max_lifetime_s = {SIWE_LIFETIME_S}
+
+[[sign.{POLICY}.allow]]
+type = "{PERMIT_TYPE}"
+chain_ids = [{CHAIN_ID}]
+verifying_contracts = ["{TOKEN}"]
+only = {{ spender = ["{SPENDER}"] }}
+ends_within_s = {{ deadline = {AHEAD_S} }}
+k11_above = {{ value = "{MOST}" }}
+"""
 
 
 @contextmanager
@@ -16,7 +47,15 @@ def software_signer(folder: Path) -> Iterator[tuple[str, Path]]:
     with cloud(folder) as sts:
         made = Deployment(folder / "tester")
         made.make()
-        signer = SignerProcess(folder, issuer=made.issuer, k1=made.k1, k3=made.k3, tables=_tables(sts))
+        signer = SignerProcess(
+            folder,
+            issuer=made.issuer,
+            k1=made.k1,
+            k3=made.k3,
+            extra='signing_policy = "signing-policy.toml"\n',
+            tables=_tables(sts),
+        )
+        (folder / "signing-policy.toml").write_text(_SIGNING_POLICY)
         signer.prepare()
         signer.certificates["revoked"] = made.certificates["revoked"]
         signer.revoke("revoked")

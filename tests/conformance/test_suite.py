@@ -103,7 +103,7 @@ def test_refuses_a_manifest_that_it_cannot_read(tmp_path: Any, text: Any) -> Non
 def test_a_manifest_without_features_skips_their_cases(tmp_path: Any) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"ver": 1, "server_name": "a", "trust_domain": "b"}))
     found = Manifest.load(tmp_path)
-    assert [name for name in ("k3", "sts", "siwe_domain", "typed_data", "oidc", "may_seal") if found.has(name)] == []
+    assert [name for name in ("k3", "sts", "siwe", "typed_data", "oidc", "may_seal") if found.has(name)] == []
 
 
 def test_runs_as_a_program() -> None:

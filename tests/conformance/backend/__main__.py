@@ -7,7 +7,7 @@ import argparse
 import json
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.conformance.backend.server import Door, serve
 from tests.conformance.backend.signer import Signer
 from tests.conformance.backend.sts import Sts, StsFacts
 from tests.conformance.backend.verdicts import Verdicts
+from tests.conformance.backend.wallets import Host, Policy, Rule, Wallets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,13 @@ class Config:
     device_per_s: float
     streams_per_caller: int
     sts: dict[str, Any] | None = None
+    siwe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    typed: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _policy(config: Config) -> Policy:
+    hosts = {name: Host(**facts) for name, facts in config.siwe.items()}
+    return Policy(siwe=hosts, typed={name: Rule(**facts) for name, facts in config.typed.items()})
 
 
 def build(config: Config, broken: frozenset[str]) -> tuple[Door, Keys]:
@@ -62,6 +70,7 @@ def build(config: Config, broken: frozenset[str]) -> tuple[Door, Keys]:
         memory=memory,
         checks=checks,
         verdicts=Verdicts(operators, broken),
+        wallets=Wallets(keys, memory, checks, _policy(config), broken),
         sts=Sts(keys, None if config.sts is None else StsFacts(**config.sts)),
         broken=broken,
     )

@@ -24,7 +24,6 @@ from tests.conformance.backend.refused import refusal, refuse
 
 SKEW_S: Final = 60
 _ORDER: Final = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
-_ALWAYS_K11: Final = frozenset({Op.CRED_DELETE, Op.TYPED_DATA_SIGN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,24 +113,25 @@ class Checks:
         cap = Cap.parse(tidy)
         return replace(cap, request=replace(cap.request, raw=raw, digest=sha256(raw)))
 
-    def admit(self, cap: Cap, *, replacing: bool, charge: bool = True) -> Asked:
-        """Everything from the audience to K11; `replacing` where another store is current."""
+    def admit(self, cap: Cap, *, replacing: bool, k11: bool = True) -> Asked:
+        """Everything from the audience to K11.
+
+        `replacing` where another store is current; `k11` whether a policy asks for it, for what policies decide.
+        """
         request = cap.request
         self._context(request)
         self._cosigned(cap)
-        if "charge-before-signature" in self._broken and charge:
+        if "charge-before-signature" in self._broken:
             self._buckets.charge(request.device)
-            charge = False
         self._signed(cap)
-        if charge:
-            self._buckets.charge(request.device)
+        self._buckets.charge(request.device)
         operator, device = self._registered(request)
         self._granted(request, operator, device)
         return Asked(
             request=request,
             operator=operator,
             device=device,
-            k11=self._approved(cap, operator, device, replacing=replacing),
+            k11=self._approved(cap, operator, device, replacing=replacing, asked=k11),
         )
 
     def _context(self, request: CapRequest) -> None:
@@ -185,9 +185,14 @@ class Checks:
         if not free and service not in operator.scopes.get(device.actor, set()) and "scope-ignored" not in self._broken:
             refuse(Reason.SERVICE_NOT_IN_SCOPE)
 
-    def _approved(self, cap: Cap, operator: Operator, device: Device, *, replacing: bool) -> bool:
+    def _approved(self, cap: Cap, operator: Operator, device: Device, *, replacing: bool, asked: bool) -> bool:
         op = cap.request.op
-        needed = op in _ALWAYS_K11 or (op is Op.CRED_FETCH and device.is_master) or (op is Op.CRED_STORE and replacing)
+        needed = (
+            op is Op.CRED_DELETE
+            or (op is Op.TYPED_DATA_SIGN and asked)
+            or (op is Op.CRED_FETCH and device.is_master)
+            or (op is Op.CRED_STORE and replacing)
+        )
         if cap.k11 is None:
             if needed:
                 refuse(Reason.K11_REQUIRED)

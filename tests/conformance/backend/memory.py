@@ -82,6 +82,7 @@ class Memory:
         result: OpResult = OpResult.SUCCESS,
         version: Version | None = None,
         kind: int | None = None,
+        epoch: int | None = None,
         **intent: Any,
     ) -> bytes:
         """Append the row of a request."""
@@ -89,7 +90,7 @@ class Memory:
             cap=request.digest,
             req=request.request_hash,
             svc=request.service.text,
-            epoch=None if version is None else version.epoch,
+            epoch=epoch if version is None else version.epoch,
             salt=None if version is None else version.salt,
         )
         kind = request.rule.kind if kind is None else kind

@@ -68,6 +68,7 @@ class Operator:
     nonce: int = 1
     freeze_nonce: int = 0
     threshold: int = 1
+    wallet_epochs: dict[bytes, int] = field(default_factory=dict)
 
     def masters(self) -> list[Device]:
         return [device for device in self.devices.values() if device.is_master and not device.revoked]

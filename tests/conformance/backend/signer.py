@@ -17,6 +17,7 @@ from tests.conformance.backend.peers import Peer
 from tests.conformance.backend.refused import refuse
 from tests.conformance.backend.sts import Sts
 from tests.conformance.backend.verdicts import Verdicts
+from tests.conformance.backend.wallets import Wallets
 
 # Method names are those of the protocol.
 
@@ -28,7 +29,15 @@ class Signer:
     """Implements the Signer service."""
 
     def __init__(
-        self, *, keys: Keys, memory: Memory, checks: Checks, verdicts: Verdicts, sts: Sts, broken: frozenset[str]
+        self,
+        *,
+        keys: Keys,
+        memory: Memory,
+        checks: Checks,
+        verdicts: Verdicts,
+        wallets: Wallets,
+        sts: Sts,
+        broken: frozenset[str],
     ) -> None:
         self._keys = keys
         self._memory = memory
@@ -38,6 +47,8 @@ class Signer:
         self._broken = broken
         self.VerifyK10Sig = verdicts.k10
         self.VerifyK11Assertion = verdicts.k11
+        self.SignSiwe = wallets.siwe
+        self.SignTypedData = wallets.typed
         self.DeriveCredKekBatch = batch(self.DeriveCredKek, pb.DeriveCredKekBatchResponse, broken)
         self.SignAuditRowBatch = batch(self.SignAuditRow, pb.SignAuditRowBatchResponse, broken)
         self.VerifyK10SigBatch = batch(self.VerifyK10Sig, pb.VerifyK10SigBatchResponse, broken)
