@@ -14,6 +14,8 @@ from tests.unit.runtime.certificates import SERVER, Files, Issuer
 
 ISSUER: Final = "https://issuer.example.org"
 AUDIENCE: Final = "sts.amazonaws.com"
+#: Where the issuer publishes the audit keys, below its folder.
+AUDIT_KEYS: Final = Path(".well-known/agentkeys-audit-jwks.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

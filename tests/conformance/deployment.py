@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -35,6 +36,8 @@ DEVICE_BURST: Final = 60
 DEVICE_PER_S: Final = 20
 STREAMS_PER_CALLER: Final = 16
 
+OIDC_ISSUER: Final = "https://login.example.org"
+OIDC_CLIENT: Final = "conformance-client"
 SIWE_DOMAIN: Final = "app.example.org"
 SIWE_LIFETIME_S: Final = 600
 CHAIN_ID: Final = 8453
@@ -94,6 +97,7 @@ class Deployment:
     k3: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     facts: dict[str, Any] = field(default_factory=dict)
     certificates: dict[str, x509.Certificate] = field(default_factory=dict)
+    issuer_keys: list[dict[str, Any]] = field(default_factory=list)
 
     def make(self) -> None:
         """Write everything but the server's own certificate, which `server` makes."""
@@ -103,6 +107,7 @@ class Deployment:
         Files(self.folder / "foreign").write(Issuer(), names=BROKER)
         (self.folder / "ca.pem").write_bytes(pem(self.issuer.root()))
         (self.folder / "k1.pem").write_bytes(key_bytes(self.k1))
+        self._issuer_of_members()
         jwks = {"keys": [derived.es256_key(self.k3, "audit").jwk()]}
         (self.folder / "audit-jwks.json").write_text(json.dumps(jwks))
         members = {
@@ -114,11 +119,20 @@ class Deployment:
             "streams_per_caller": STREAMS_PER_CALLER,
             "may_seal": True,
             "sts": {"role_arn": ROLE_ARN, "refused_role_arn": REFUSED_ROLE_ARN},
+            "oidc": {"issuer": OIDC_ISSUER, "client_id": OIDC_CLIENT, "kid": "k1", "key": "oidc-issuer.pem"},
             "siwe": {"domain": SIWE_DOMAIN, "chain_id": CHAIN_ID, "max_lifetime_s": SIWE_LIFETIME_S},
             "typed_data": {"policy": POLICY, "document": PERMIT, "amount": "value", "most": MOST, "ends": "deadline"},
             **self.facts,
         }
         (self.folder / "manifest.json").write_text(json.dumps(members, indent=1))
+
+    def _issuer_of_members(self) -> None:
+        """An issuer of ID tokens: its private key for the tester, its public ones for whoever pins it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        (self.folder / "oidc-issuer.pem").write_bytes(key_bytes(key))
+        public = jwt.get_algorithm_by_name("ES256").to_jwk(key.public_key(), as_dict=True)
+        self.issuer_keys = [{**public, "kid": "k1", "alg": "ES256", "use": "sig"}]
+        (self.folder / "oidc-issuer-jwks.json").write_text(json.dumps({"keys": self.issuer_keys}))
 
     def server(self, folder: Path) -> Files:
         """The server's certificate and key."""

@@ -2,13 +2,14 @@
 
 import json
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.conformance.cloud import AUDIENCE, ISSUER, Cloud, cloud
+from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, ISSUER, Cloud, cloud
 from tests.conformance.deployment import (
     AHEAD_S,
     BUCKET,
@@ -16,6 +17,8 @@ from tests.conformance.deployment import (
     DEVICE_BURST,
     DEVICE_PER_S,
     MOST,
+    OIDC_CLIENT,
+    OIDC_ISSUER,
     PERMIT_TYPE,
     POLICY,
     REFUSED_ROLE_ARN,
@@ -28,31 +31,58 @@ from tests.conformance.deployment import (
     TOKEN,
     Deployment,
 )
+from tests.conformance.full import Target
 from tests.unit.runtime.certificates import TRUST_DOMAIN
 
 START_LIMIT_S = 30.0
 
 
+class Backend:
+    """A running backend: each line that is written to it is a command of its host."""
+
+    def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
+        self._process = process
+        self.address = address
+
+    def turn(self, command: str) -> None:
+        """Have it done before this returns."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if answer != "done\n":
+            raise RuntimeError(f"{command}: {answer!r}")
+
+
 @contextmanager
-def backend(folder: Path, *broken: str, sts: bool = True) -> Iterator[tuple[str, Path]]:
-    """Start one in `folder`; gives HOST:PORT and the tester's folder. A broken one needs no cloud."""
+def backend(folder: Path, *broken: str, sts: bool = True) -> Iterator[Target]:
+    """Start one in `folder`. A broken one needs no cloud."""
     folder.mkdir(exist_ok=True)
     made = Deployment(folder / "tester", facts={} if sts else {"sts": None})
     made.make()
-    if not sts:
-        with _process(made, folder, None, broken) as target:
-            yield target, made.folder
-        return
-    with cloud(folder) as endpoint:
-        jwks = {"keys": [made.oidc_public.jwk()]}
-        (endpoint.published / ".well-known").mkdir()
-        (endpoint.published / ".well-known" / "jwks.json").write_text(json.dumps(jwks))
-        with _process(made, folder, endpoint, broken) as target:
-            yield target, made.folder
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(cloud(folder)) if sts else None
+        running = stack.enter_context(_process(made, folder, endpoint, broken))
+        if endpoint is not None:
+            running.turn(f"publish {endpoint.published}")
+
+        def rotate() -> None:
+            running.turn("rotate")
+            published = folder if endpoint is None else endpoint.published
+            running.turn(f"publish {published}")
+            shutil.copy(published / AUDIT_KEYS, made.folder / "audit-jwks.json")
+
+        yield Target(
+            address=running.address,
+            folder=made.folder,
+            rotate=rotate,
+            open_window=lambda: running.turn("window open"),
+        )
 
 
 @contextmanager
-def _process(made: Deployment, folder: Path, sts: Cloud | None, broken: tuple[str, ...]) -> Iterator[str]:
+def _process(made: Deployment, folder: Path, sts: Cloud | None, broken: tuple[str, ...]) -> Iterator[Backend]:
     config = folder / "backend.json"
     config.write_text(json.dumps(_config(made, folder, sts)))
     command = [sys.executable, "-m", "tests.conformance.backend", "--config", str(config)]
@@ -64,8 +94,9 @@ def _process(made: Deployment, folder: Path, sts: Cloud | None, broken: tuple[st
     try:
         ready, _, _ = select.select([process.stdout], [], [], START_LIMIT_S)
         line = process.stdout.readline() if ready else ""
-        assert line.startswith("ready "), (folder / "log").read_text()
-        yield line.split()[1]
+        if not line.startswith("ready "):
+            raise RuntimeError((folder / "log").read_text())
+        yield Backend(process, line.split()[1])
     finally:
         process.stdin.close()
         try:
@@ -99,6 +130,7 @@ def _config(made: Deployment, folder: Path, sts: Cloud | None) -> dict[str, obje
         "device_per_s": DEVICE_PER_S,
         "streams_per_caller": STREAMS_PER_CALLER,
         "sts": facts,
+        "issuers": {OIDC_ISSUER: {"client_id": OIDC_CLIENT, "keys": made.issuer_keys}},
         "siwe": {SIWE_DOMAIN: {"chain_ids": [CHAIN_ID], "max_lifetime_s": SIWE_LIFETIME_S}},
         "typed": {
             POLICY: {

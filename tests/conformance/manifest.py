@@ -61,6 +61,21 @@ class Oidc:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OlderObject:
+    """A credential that was stored under an epoch before the current one, and an agent's device that may read it.
+
+    All but `service` in hex: the omnis of the user and of the agent, the device's secret K10, the envelope. A run uses
+    it up: its last reader has it re-wrapped.
+    """
+
+    operator: str
+    actor: str
+    k10: str = field(repr=False)
+    service: str
+    envelope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Facts of one deployment. `folder` holds the files that are named relative to it."""
 
@@ -77,7 +92,8 @@ class Manifest:
     siwe: Siwe | None = None
     typed_data: TypedData | None = None
     oidc: Oidc | None = None
-    rewrap_classes: tuple[str, ...] = ()
+    older_object: OlderObject | None = None
+    rewrap_open: bool = False
     software_k11: bool = False
     may_seal: bool = False
 
@@ -104,9 +120,29 @@ class Manifest:
             raise ManifestError(f"{path}: {error}") from error
 
     @property
+    def rewrap_closed(self) -> bool:
+        """Whether the window of `Rewrap` is closed."""
+        return not self.rewrap_open
+
+    @property
+    def rewrap_and_k3(self) -> bool:
+        """Whether legacy envelopes can be made, and re-wrapped."""
+        return self.rewrap_open and bool(self.k3)
+
+    @property
+    def older_object_and_window(self) -> bool:
+        """Whether an object of an older epoch can be re-wrapped."""
+        return self.rewrap_open and self.older_object is not None
+
+    @property
     def siwe_and_k3(self) -> bool:
         """Whether the address of a managed wallet can be computed."""
-        return self.siwe is not None and self.has("k3")
+        return self.siwe is not None and self.k3_current
+
+    @property
+    def oidc_and_k3(self) -> bool:
+        """Whether the initial wallet of an identity can be computed."""
+        return self.oidc is not None and self.k3_current
 
     @property
     def older_epoch(self) -> bool:
@@ -118,12 +154,23 @@ class Manifest:
         """Whether software authenticators are refused."""
         return not self.software_k11
 
+    @property
+    def k3_current(self) -> bool:
+        """Whether the secret of the current epoch is known."""
+        return max(self.held_epochs) in self.k3
+
     def has(self, feature: str) -> bool:
         """Whether the deployment has the optional feature of that name."""
         return bool(getattr(self, feature))
 
 
-_TABLES: Final[Mapping[str, type]] = {"sts": Sts, "siwe": Siwe, "typed_data": TypedData, "oidc": Oidc}
+_TABLES: Final[Mapping[str, type]] = {
+    "older_object": OlderObject,
+    "sts": Sts,
+    "siwe": Siwe,
+    "typed_data": TypedData,
+    "oidc": Oidc,
+}
 
 
 def _read(name: str, value: Any) -> Any:

@@ -170,7 +170,7 @@ class Master(Device):
         signatures = {"k10": (k10 or self.k10).sign_recoverable(digest), "k11": entries, **rest}
         return SignedChange(change=change, signatures=ChangeSignatures(**signatures))
 
-    def enrolment(self, *, wallet: DeviceKey | None = None, origin: str = K11_ORIGIN, **bent: Any) -> SignedChange:
+    def enrolment(self, *, signer: DeviceKey | None = None, origin: str = K11_ORIGIN, **bent: Any) -> SignedChange:
         """The first bind of this user."""
         self.k11 = self.k11 if origin == self.k11.origin else SoftwareK11(self.k11.credential_id, origin)
         public = self.k11.public
@@ -190,7 +190,7 @@ class Master(Device):
             **bent,
         }
         change = Enrol(**members)
-        return self.signed(change, wallet=(wallet or self.wallet).sign_recoverable(change.digest(self.site.domain)))
+        return self.signed(change, wallet=(signer or self.wallet).sign_recoverable(change.digest(self.site.domain)))
 
     def set_scope(
         self, actor: bytes, *, grant: Sequence[str] = (), revoke: Sequence[str] = (), **bent: Any

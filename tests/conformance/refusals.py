@@ -13,8 +13,8 @@ from agentkeys_core.errors import ERROR_DOMAIN, Reason
 
 #: What helps the caller, and must come with these reasons.
 METADATA: Final[Mapping[Reason, tuple[str, ...]]] = {
-    Reason.STALE_EPOCH: ("current_epoch", "server_time"),
-    Reason.FUTURE_EPOCH: ("current_epoch", "server_time"),
+    Reason.STALE_EPOCH: ("current_epoch",),
+    Reason.FUTURE_EPOCH: ("current_epoch",),
     Reason.CAP_EXPIRED: ("server_time",),
     Reason.CAP_NOT_YET_VALID: ("server_time",),
 }

@@ -1,11 +1,12 @@
 """The real software signer as a target: everything that the suite can ask for is switched on."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conformance.cloud import AUDIENCE, ISSUER, Cloud, cloud
+from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, ISSUER, Cloud, cloud
 from tests.conformance.deployment import (
     AHEAD_S,
     BUCKET,
@@ -13,6 +14,8 @@ from tests.conformance.deployment import (
     DEVICE_BURST,
     DEVICE_PER_S,
     MOST,
+    OIDC_CLIENT,
+    OIDC_ISSUER,
     PERMIT_TYPE,
     POLICY,
     REFUSED_ROLE_ARN,
@@ -23,6 +26,7 @@ from tests.conformance.deployment import (
     TOKEN,
     Deployment,
 )
+from tests.conformance.full import Target
 from tests.integration.signer_process import SignerProcess
 
 
@@ -42,8 +46,8 @@ k11_above = {{ value = "{MOST}" }}
 
 
 @contextmanager
-def software_signer(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Start one in `folder`; gives HOST:PORT and the tester's folder."""
+def software_signer(folder: Path) -> Iterator[Target]:
+    """Start one in `folder`."""
     with cloud(folder) as sts:
         made = Deployment(folder / "tester")
         made.make()
@@ -62,13 +66,31 @@ def software_signer(folder: Path) -> Iterator[tuple[str, Path]]:
         signer.command("oidc", "export", str(sts.published), check=True)
         signer.start()
         try:
-            yield signer.target, made.folder
+            yield Target(
+                address=signer.target,
+                folder=made.folder,
+                rotate=lambda: _rotate(signer, sts, made),
+                open_window=lambda: _open_window(signer),
+            )
         finally:
             signer.stop()
 
 
+def _rotate(signer: SignerProcess, sts: Cloud, made: Deployment) -> None:
+    """The two steps of docs/runbooks/keys.md, with the published files between them."""
+    signer.command("rotate", "--prepare", "--out", str(sts.published), check=True)
+    signer.command("rotate", "--commit", check=True)
+    shutil.copy(sts.published / AUDIT_KEYS, made.folder / "audit-jwks.json")
+
+
+def _open_window(signer: SignerProcess) -> None:
+    signer.command("rewrap-window", "--minutes", "30", check=True)
+
+
 def _tables(sts: Cloud) -> str:
     return (
+        f'[[evidence.oidc]]\nissuer = "{OIDC_ISSUER}"\nclient_id = "{OIDC_CLIENT}"\n'
+        'jwks = "tester/oidc-issuer-jwks.json"\n'
         f"[limits]\ndevice_burst = {DEVICE_BURST:.1f}\ndevice_per_s = {DEVICE_PER_S:.1f}\n"
         f'[sts]\nendpoint = "{sts.url}"\nca = "{sts.ca}"\naudience = "{AUDIENCE}"\nissuer = "{ISSUER}"\n'
         f'bucket = "{BUCKET}"\n[sts.role_arns]\ncredentials = {json.dumps([ROLE_ARN, REFUSED_ROLE_ARN])}\n'

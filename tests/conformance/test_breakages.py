@@ -20,8 +20,8 @@ def test_notices(tmp_path: Any, name: Any) -> None:
     wanted = set(BREAKAGES[name])
     assert wanted <= CASES.keys()
     with (
-        backend(tmp_path / "backend", name, sts=False) as (target, folder),
-        Site(target, Manifest.load(folder)) as site,
+        backend(tmp_path / "backend", name, sts=False) as target,
+        Site(target.address, Manifest.load(target.folder)) as site,
     ):
         parts = sorted({f"{CASES[case].group}/*" for case in wanted})
         verdicts = run(site, [case for case in selected(parts) if not case.last])

@@ -1,4 +1,5 @@
-"""`python -m tests.conformance.backend --config FILE [--break NAME …]`: serves until its standard input ends.
+"""`python -m tests.conformance.backend --config FILE [--break NAME …]`: serves until its standard input ends; each line there is
+a command of the host (see `Built.turn`), answered with `done`.
 
 FILE is JSON: see `Config`. Prints `ready HOST:PORT` once it answers.
 """
@@ -14,9 +15,11 @@ from typing import Any
 from agentkeys_runtime import tls13  # isort: split
 
 import grpc
+import jwt
 
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
 from agentkeys_core.keys import ES256PublicKey
+from tests.conformance.backend.attest import Attester, Issuer
 from tests.conformance.backend.breakages import BREAKAGES
 from tests.conformance.backend.checks import Buckets, Checks
 from tests.conformance.backend.keys import Keys
@@ -24,6 +27,7 @@ from tests.conformance.backend.memory import Memory
 from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peers
 from tests.conformance.backend.registry import Registry
+from tests.conformance.backend.rewrap import Rewrapper
 from tests.conformance.backend.server import Door, serve
 from tests.conformance.backend.signer import Signer
 from tests.conformance.backend.sts import Sts, StsFacts
@@ -47,6 +51,7 @@ class Config:
     device_per_s: float
     streams_per_caller: int
     sts: dict[str, Any] | None = None
+    issuers: dict[str, dict[str, Any]] = field(default_factory=dict)
     siwe: dict[str, dict[str, Any]] = field(default_factory=dict)
     typed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -56,14 +61,51 @@ def _policy(config: Config) -> Policy:
     return Policy(siwe=hosts, typed={name: Rule(**facts) for name, facts in config.typed.items()})
 
 
-def build(config: Config, broken: frozenset[str]) -> tuple[Door, Keys]:
+def _issuers(config: Config) -> dict[str, Issuer]:
+    return {
+        name: Issuer(
+            client_id=facts["client_id"], keys={jwk["kid"]: jwt.PyJWK.from_dict(jwk).key for jwk in facts["keys"]}
+        )
+        for name, facts in config.issuers.items()
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """The door, and what the host can turn behind it."""
+
+    door: Door
+    keys: Keys
+    operators: Operators
+    rewrapper: Rewrapper
+
+    def turn(self, words: list[str]) -> None:
+        """One command of the host: `rotate`, `window open`, `window close`, `publish FOLDER` (the public keys)."""
+        with self.door.lock:
+            if words == ["rotate"]:
+                self.keys.advance()
+                self.operators.rules.epoch = self.keys.current
+            elif words[0] == "window":
+                self.rewrapper.window = words[1] == "open"
+            elif words[0] == "publish":
+                self._publish(Path(words[1]) / ".well-known")
+
+    def _publish(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for name, purpose in (("jwks.json", "oidc"), ("agentkeys-audit-jwks.json", "audit")):
+            keys = [self.keys.public(epoch, purpose).jwk() for epoch in range(1, self.keys.current + 1)]
+            (folder / name).write_text(json.dumps({"keys": keys}))
+
+
+def build(config: Config, broken: frozenset[str]) -> Built:
     """Everything behind the port."""
     keys = Keys(config.k3, broken)
     memory = Memory(keys, broken)
-    operators = Operators(secrets.token_hex(32), memory.append, broken)
+    operators = Operators(secrets.token_hex(32), keys.current, memory.append, broken)
     cosigners = {key.kid: key for key in map(ES256PublicKey.from_jwk, config.cosigners)}
     buckets = Buckets(config.device_burst, config.device_per_s)
     checks = Checks(keys=keys, operators=operators, cosigners=cosigners, buckets=buckets, broken=broken)
+    rewrapper = Rewrapper(keys, memory, operators, broken)
     registry = Registry(operators, keys, config.streams_per_caller)
     signer = Signer(
         keys=keys,
@@ -71,6 +113,8 @@ def build(config: Config, broken: frozenset[str]) -> tuple[Door, Keys]:
         checks=checks,
         verdicts=Verdicts(operators, broken),
         wallets=Wallets(keys, memory, checks, _policy(config), broken),
+        rewrapper=rewrapper,
+        attester=Attester(keys, operators, _issuers(config), broken),
         sts=Sts(keys, None if config.sts is None else StsFacts(**config.sts)),
         broken=broken,
     )
@@ -78,7 +122,7 @@ def build(config: Config, broken: frozenset[str]) -> tuple[Door, Keys]:
     door = Door(peers, lambda: registry.sealed, broken)
     door.serve(signer_pb2.DESCRIPTOR.services_by_name["Signer"], signer)
     door.serve(registry_pb2.DESCRIPTOR.services_by_name["Registry"], registry)
-    return door, keys
+    return Built(door=door, keys=keys, operators=operators, rewrapper=rewrapper)
 
 
 def main() -> None:
@@ -91,14 +135,16 @@ def main() -> None:
     paths = {name: Path(members[name]) for name in ("certificate", "key", "client_ca")}
     config = Config(**{**members, **paths})
     assert tls13.ENFORCED
-    door, keys = build(config, frozenset(asked.broken))
+    built = build(config, frozenset(asked.broken))
     pair = (config.key.read_bytes(), config.certificate.read_bytes())
     credentials = grpc.ssl_server_credentials([pair], config.client_ca.read_bytes(), require_client_auth=True)
-    server, port = serve(door, credentials)
+    server, port = serve(built.door, credentials)
     print(f"ready 127.0.0.1:{port}", flush=True)
-    sys.stdin.read()
+    for line in sys.stdin:
+        built.turn(line.split())
+        print("done", flush=True)
     server.stop(0.5).wait()
-    keys.close()
+    built.keys.close()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from agentkeys_core.ops import Effect, ObjectClass, Op
 from agentkeys_core.proof import k10_digest
 from agentkeys_core.webauthn_check import verify_assertion
 from tests.conformance.backend.keys import Keys
-from tests.conformance.backend.operators import Device, Operator, Operators
+from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
+from tests.conformance.backend.records import Device, Operator
 from tests.conformance.backend.refused import refusal, refuse
 
 SKEW_S: Final = 60
@@ -126,6 +127,7 @@ class Checks:
         self._signed(cap)
         self._buckets.charge(request.device)
         operator, device = self._registered(request)
+        self._torn(request, operator)
         self._granted(request, operator, device)
         return Asked(
             request=request,
@@ -178,6 +180,11 @@ class Checks:
         if operator.frozen and "freeze-ignored" not in self._broken:
             refuse(Reason.OPERATOR_FROZEN)
         return operator, device
+
+    def _torn(self, request: CapRequest, operator: Operator) -> None:
+        kind = request.rule.object_class
+        if kind is not None and operator.torn.get(owner_of(request), 0) & kind:
+            refuse(Reason.POLICY_REFUSED)
 
     def _granted(self, request: CapRequest, operator: Operator, device: Device) -> None:
         service = request.service.text

@@ -40,9 +40,12 @@ class KeyHolder:
     def __init__(self, epochs: dict[str, str]) -> None:
         self._left, self._right = Module(), Module()
         for epoch, secret in epochs.items():
-            mask = secrets.token_bytes(32)
-            self._left.keep(int(epoch), mask)
-            self._right.keep(int(epoch), bytes(a ^ b for a, b in zip(bytes.fromhex(secret), mask, strict=True)))
+            self._split(int(epoch), bytes.fromhex(secret))
+
+    def _split(self, epoch: int, secret: bytes) -> None:
+        mask = secrets.token_bytes(32)
+        self._left.keep(epoch, mask)
+        self._right.keep(epoch, bytes(a ^ b for a, b in zip(secret, mask, strict=True)))
 
     def _derive(self, epoch: int, salt: bytes, info: bytes, length: int) -> bytes:
         whole = self._right.add(epoch, self._left.add(epoch, bytes(32)))
@@ -59,6 +62,9 @@ class KeyHolder:
 
     def answer(self, asked: dict[str, Any]) -> Any:
         match asked["do"]:
+            case "advance":
+                self._split(asked["epoch"] + 1, secrets.token_bytes(32))
+                return asked["epoch"] + 1
             case "holds":
                 return self._left.holds(asked["epoch"])
             case "address":

@@ -43,6 +43,11 @@ class Keys:
             self._process.stdin.write(json.dumps({"do": do, "epoch": epoch, **more}) + "\n")
             return json.loads(self._process.stdout.readline())
 
+    def advance(self) -> None:
+        """Have a new epoch begin, of a secret that nobody outside the process ever sees."""
+        self.current = self._ask("advance", self.current)
+        self.holds.cache_clear()
+
     def _holds(self, epoch: int) -> bool:
         return bool(self._ask("holds", epoch))
 

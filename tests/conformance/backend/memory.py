@@ -20,6 +20,7 @@ class Version:
     epoch: int
     store: bytes
     expect: bytes | None
+    rewrapped: bool = False
     closed: bool = False
 
 
@@ -64,14 +65,15 @@ class Memory:
         self._keys = keys
         self._broken = broken
         self.objects: dict[Ref, Stored] = {}
+        self.dropped: set[Ref] = set()
         self.used: defaultdict[bytes, Used] = defaultdict(Used)
         self.chains: defaultdict[bytes, list[AuditRow]] = defaultdict(list)
         self.log: list[tuple[bytes, AuditRow]] = []
 
-    def issue(self, ref: Ref, *, store: bytes, expect: bytes | None) -> Version:
+    def issue(self, ref: Ref, *, store: bytes, expect: bytes | None, rewrapped: bool = False) -> Version:
         """A new version of an object."""
         salt = bytes(32) if "fixed-salt" in self._broken else secrets.token_bytes(32)
-        version = Version(salt=salt, epoch=self._keys.current, store=store, expect=expect)
+        version = Version(salt=salt, epoch=self._keys.current, store=store, expect=expect, rewrapped=rewrapped)
         self.objects.setdefault(ref, Stored()).versions.append(version)
         return version
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from agentkeys.signer.v1 import registry_pb2 as pb
 from agentkeys_core.errors import Reason
 from tests.conformance.backend.keys import Keys
-from tests.conformance.backend.operators import Device, Operator, Operators
+from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
+from tests.conformance.backend.records import Device, Operator
 from tests.conformance.backend.refused import refuse
 
 # Method names are those of the protocol.

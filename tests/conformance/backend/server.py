@@ -29,7 +29,7 @@ class Door(grpc.GenericRpcHandler):
         self._peers = peers
         self._sealed = sealed
         self._broken = broken
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._methods: dict[str, tuple[MethodDescriptor, Any, bool]] = {}
 
     def serve(self, service: Any, servicer: object, *, name: str | None = None, ours: bool = True) -> None:
@@ -87,7 +87,7 @@ class Door(grpc.GenericRpcHandler):
             message = self._parsed(method, data)
             if not ours:
                 return bytes(call(message, context).SerializeToString())
-            with self._lock:
+            with self.lock:
                 return bytes(call(message, peer).SerializeToString())
         raise AssertionError
 

@@ -9,12 +9,14 @@ from agentkeys_core.encoding import canonical_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ops import Effect, ObjectClass
+from tests.conformance.backend.attest import Attester
 from tests.conformance.backend.batches import batch
 from tests.conformance.backend.checks import Asked, Checks, ref_of
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.memory import Memory, Used, Version
 from tests.conformance.backend.peers import Peer
 from tests.conformance.backend.refused import refuse
+from tests.conformance.backend.rewrap import Rewrapper
 from tests.conformance.backend.sts import Sts
 from tests.conformance.backend.verdicts import Verdicts
 from tests.conformance.backend.wallets import Wallets
@@ -36,6 +38,8 @@ class Signer:
         checks: Checks,
         verdicts: Verdicts,
         wallets: Wallets,
+        attester: Attester,
+        rewrapper: Rewrapper,
         sts: Sts,
         broken: frozenset[str],
     ) -> None:
@@ -47,6 +51,8 @@ class Signer:
         self._broken = broken
         self.VerifyK10Sig = verdicts.k10
         self.VerifyK11Assertion = verdicts.k11
+        self.AttestEnrol = attester.attest
+        self.Rewrap = rewrapper.rewrap
         self.SignSiwe = wallets.siwe
         self.SignTypedData = wallets.typed
         self.DeriveCredKekBatch = batch(self.DeriveCredKek, pb.DeriveCredKekBatchResponse, broken)
@@ -91,7 +97,7 @@ class Signer:
         if version.epoch != asked.epoch:
             refuse(Reason.VERSION_NOT_CURRENT)
         if version is not stored.current and not version.closed:
-            guarded = admitted.request.rule.object_class is ObjectClass.CREDENTIALS
+            guarded = version.rewrapped or admitted.request.rule.object_class is ObjectClass.CREDENTIALS
             if guarded and version.expect != stored.store:
                 refuse(Reason.VERSION_NOT_CURRENT)
             self._make_current(stored, version)
@@ -148,6 +154,7 @@ class Signer:
         admitted = self._checks.admit(cap, replacing=self._replaces(cap))
         if result is OpResult.SUCCESS:
             self._memory.objects.pop(admitted.ref, None)
+            self._memory.dropped.add(admitted.ref)
         row = self._memory.record(cap.request, result=result)
         used = self._memory.used[cap.digest]
         used.row = used.outcome_row = row

@@ -99,7 +99,7 @@ def different_keys(site: Site) -> None:
     equal(len(keys | {found.released.salt for found in (first, other, second)}), 6, "different keys and salts")
 
 
-@case(KEK, "is that of the object key", needs="k3")
+@case(KEK, "is that of the object key", needs="k3_current")
 def known_key(site: Site) -> None:
     user = master(site)
     agent = user.agent("memory:known")
