@@ -29,7 +29,6 @@ from tests.conformance.deployment import (
 from tests.conformance.full import Target
 from tests.integration.signer_process import SignerProcess
 
-
 _SIGNING_POLICY = f"""\
 [siwe."{SIWE_DOMAIN}"]
 chain_ids = [{CHAIN_ID}]

