@@ -23,12 +23,3 @@ NOT_OF_THE_SIGNER: Final[Mapping[Reason, str]] = {
     Reason.SIGNER_UNREACHABLE: "clients of the signer",
     Reason.NOT_FOUND: "HTTP",
 }
-#: Reasons of RPCs that no version serves yet.
-BEYOND: Final[Mapping[Reason, str]] = {
-    Reason.INVALID_SIWE: "SignSiwe",
-    Reason.INVALID_TYPED_DATA: "SignTypedData",
-    Reason.INVALID_ENVELOPE: "Rewrap",
-    Reason.WINDOW_CLOSED: "Rewrap",
-    Reason.INVALID_EVIDENCE: "AttestEnrol",
-    Reason.POLICY_REFUSED: "SignSiwe and SignTypedData",
-}
