@@ -5,8 +5,9 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, ISSUER, Cloud, cloud
@@ -55,15 +56,22 @@ class Backend:
             raise RuntimeError(f"{command}: {answer!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakable(Target):
+    """A target that can be broken: `breaking` takes the name of one of `BREAKAGES`, and mends what was broken before."""
+
+    breaking: Callable[[str], None]
+
+
 @contextmanager
-def backend(folder: Path, *broken: str, sts: bool = True) -> Iterator[Target]:
-    """Start one in `folder`. A broken one needs no cloud."""
+def backend(folder: Path, *, sts: bool = True) -> Iterator["Breakable"]:
+    """Start one in `folder`."""
     folder.mkdir(exist_ok=True)
     made = Deployment(folder / "tester", facts={} if sts else {"sts": None})
     made.make()
     with ExitStack() as stack:
         endpoint = stack.enter_context(cloud(folder)) if sts else None
-        running = stack.enter_context(_process(made, folder, endpoint, broken))
+        running = stack.enter_context(_process(made, folder, endpoint))
         if endpoint is not None:
             running.turn(f"publish {endpoint.published}")
 
@@ -73,20 +81,20 @@ def backend(folder: Path, *broken: str, sts: bool = True) -> Iterator[Target]:
             running.turn(f"publish {published}")
             shutil.copy(published / AUDIT_KEYS, made.folder / "audit-jwks.json")
 
-        yield Target(
+        yield Breakable(
             address=running.address,
             folder=made.folder,
             rotate=rotate,
             open_window=lambda: running.turn("window open"),
+            breaking=lambda name: running.turn(f"break {name}"),
         )
 
 
 @contextmanager
-def _process(made: Deployment, folder: Path, sts: Cloud | None, broken: tuple[str, ...]) -> Iterator[Backend]:
+def _process(made: Deployment, folder: Path, sts: Cloud | None) -> Iterator[Backend]:
     config = folder / "backend.json"
     config.write_text(json.dumps(_config(made, folder, sts)))
     command = [sys.executable, "-m", "tests.conformance.backend", "--config", str(config)]
-    command += [word for name in broken for word in ("--break", name)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdin is not None

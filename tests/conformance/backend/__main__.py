@@ -78,15 +78,19 @@ class Built:
     keys: Keys
     operators: Operators
     rewrapper: Rewrapper
+    broken: set[str]
 
     def turn(self, words: list[str]) -> None:
-        """One command of the host: `rotate`, `window open`, `window close`, `publish FOLDER` (the public keys)."""
+        """One command of the host: `rotate`, `window open`, `window close`, `publish FOLDER` (the public keys), `break NAME …`."""
         with self.door.lock:
             if words == ["rotate"]:
                 self.keys.advance()
                 self.operators.rules.epoch = self.keys.current
             elif words[0] == "window":
                 self.rewrapper.window = words[1] == "open"
+            elif words[0] == "break":
+                self.broken.clear()
+                self.broken.update(words[1:])
             elif words[0] == "publish":
                 self._publish(Path(words[1]) / ".well-known")
 
@@ -97,7 +101,7 @@ class Built:
             (folder / name).write_text(json.dumps({"keys": keys}))
 
 
-def build(config: Config, broken: frozenset[str]) -> Built:
+def build(config: Config, broken: set[str]) -> Built:
     """Everything behind the port."""
     keys = Keys(config.k3, broken)
     memory = Memory(keys, broken)
@@ -122,7 +126,7 @@ def build(config: Config, broken: frozenset[str]) -> Built:
     door = Door(peers, lambda: registry.sealed, broken)
     door.serve(signer_pb2.DESCRIPTOR.services_by_name["Signer"], signer)
     door.serve(registry_pb2.DESCRIPTOR.services_by_name["Registry"], registry)
-    return Built(door=door, keys=keys, operators=operators, rewrapper=rewrapper)
+    return Built(door=door, keys=keys, operators=operators, rewrapper=rewrapper, broken=broken)
 
 
 def main() -> None:
@@ -135,7 +139,7 @@ def main() -> None:
     paths = {name: Path(members[name]) for name in ("certificate", "key", "client_ca")}
     config = Config(**{**members, **paths})
     assert tls13.ENFORCED
-    built = build(config, frozenset(asked.broken))
+    built = build(config, set(asked.broken))
     pair = (config.key.read_bytes(), config.certificate.read_bytes())
     credentials = grpc.ssl_server_credentials([pair], config.client_ca.read_bytes(), require_client_auth=True)
     server, port = serve(built.door, credentials)

@@ -14,6 +14,7 @@ from agentkeys_core.encoding import b64u_decode, fields, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import IdentityType, identity_omni
 from agentkeys_core.pairing import oidc_nonce
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
@@ -37,7 +38,7 @@ class Issuer:
 class Attester:
     """Signs first binds for identities that evidence proves."""
 
-    def __init__(self, keys: Keys, operators: Operators, issuers: Mapping[str, Issuer], broken: frozenset[str]) -> None:
+    def __init__(self, keys: Keys, operators: Operators, issuers: Mapping[str, Issuer], broken: Broken) -> None:
         self._keys = keys
         self._operators = operators
         self._issuers = issuers

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from agentkeys.signer.v1 import signer_pb2 as pb
 from agentkeys_core.errors import KeyServiceError, Reason
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.peers import Peer
 from tests.conformance.backend.refused import number, refuse
 
@@ -13,7 +14,7 @@ ITEM: Final = 64 * 1024
 WHOLE: Final = 1024 * 1024
 
 
-def batch(single: Callable[[Any, Peer], Any], answer: Any, broken: frozenset[str]) -> Callable[[Any, Peer], Any]:
+def batch(single: Callable[[Any, Peer], Any], answer: Any, broken: Broken) -> Callable[[Any, Peer], Any]:
     """The RPC that carries many of `single`; `answer` is the type of its response."""
 
     def call(asked: Any, peer: Peer) -> Any:

@@ -1,7 +1,11 @@
 """Ways to break the backend, and the cases that must notice each: what the suite is worth."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
+
+#: What is broken in a running backend: names of `BREAKAGES`.
+Broken = AbstractSet[str]
 
 #: Name of the breakage → the cases that must fail, each by its full name. Others may fail as well.
 BREAKAGES: Final[Mapping[str, tuple[str, ...]]] = {

@@ -18,6 +18,7 @@ from agentkeys_core.keys import ES256PublicKey, verify_secp256k1
 from agentkeys_core.ops import Effect, ObjectClass, Op
 from agentkeys_core.proof import k10_digest
 from agentkeys_core.webauthn_check import verify_assertion
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
@@ -91,7 +92,7 @@ class Checks:
         operators: Operators,
         cosigners: Mapping[str, ES256PublicKey],
         buckets: Buckets,
-        broken: frozenset[str],
+        broken: Broken,
     ) -> None:
         self._keys = keys
         self._operators = operators

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import ObjectClass
+from tests.conformance.backend.breakages import Broken
 
 _CLASS_TAG: Final = b"agentkeys.object.v1"
 
@@ -18,7 +19,7 @@ _CLASS_TAG: Final = b"agentkeys.object.v1"
 class Keys:
     """A line to the key process; one question at a time."""
 
-    def __init__(self, epochs: dict[str, str], broken: frozenset[str]) -> None:
+    def __init__(self, epochs: dict[str, str], broken: Broken) -> None:
         command = [sys.executable, "-m", "tests.conformance.backend.keyholder"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self._lock = threading.Lock()

@@ -9,6 +9,7 @@ from typing import Any
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpResult, row_hash
 from agentkeys_core.captoken import CapRequest
 from agentkeys_core.ops import ObjectClass
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.keys import Keys
 
 
@@ -61,7 +62,7 @@ Ref = tuple[bytes, ObjectClass, str]
 class Memory:
     """State of one backend; whoever changes it holds the backend's lock."""
 
-    def __init__(self, keys: Keys, broken: frozenset[str]) -> None:
+    def __init__(self, keys: Keys, broken: Broken) -> None:
         self._keys = keys
         self._broken = broken
         self.objects: dict[Ref, Stored] = {}

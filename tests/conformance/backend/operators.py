@@ -13,6 +13,7 @@ from agentkeys_core.keys import recover_address
 from agentkeys_core.registry import K11Public
 from agentkeys_core.webauthn_check import verify_assertion
 from tests.conformance.backend import shape
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.records import Device, Operator, Tables
 from tests.conformance.backend.refused import refuse
 from tests.conformance.backend.rules import Rules, Signers
@@ -39,7 +40,7 @@ Recorder = Callable[[bytes, bytes, int, OpBody], bytes]
 class Operators:
     """All users, and every change in order."""
 
-    def __init__(self, registry_id: str, epoch: int, record: Recorder, broken: frozenset[str]) -> None:
+    def __init__(self, registry_id: str, epoch: int, record: Recorder, broken: Broken) -> None:
         self.registry_id = registry_id
         self.changes: list[Applied] = []
         self.domain = Domain.embedded(registry_id)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agentkeys_core.errors import Reason
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.refused import refuse
 
 _BAD: Final = Reason.CERTIFICATE_INVALID
@@ -52,7 +53,7 @@ class Peer:
 class Peers:
     """Knows the deployment's trust domain and the serial numbers that were revoked."""
 
-    def __init__(self, trust_domain: str, server_name: str, revoked: frozenset[int], broken: frozenset[str]) -> None:
+    def __init__(self, trust_domain: str, server_name: str, revoked: frozenset[int], broken: Broken) -> None:
         self._prefix = f"spiffe://{trust_domain}"
         self._server_name = server_name
         self._revoked = revoked

@@ -9,6 +9,7 @@ from grpc_status import rpc_status
 
 from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.errors import ERROR_DOMAIN, KeyServiceError, Reason
+from tests.conformance.backend.breakages import Broken
 
 
 def refusal(reason: Reason, **metadata: object) -> KeyServiceError:
@@ -27,7 +28,7 @@ def number(reason: Reason) -> int:
     return value[0]
 
 
-def status(error: KeyServiceError, broken: frozenset[str]) -> Any:
+def status(error: KeyServiceError, broken: Broken) -> Any:
     """What `abort_with_status` takes."""
     details = []
     if "reason-in-text-only" not in broken:

@@ -13,6 +13,7 @@ from agentkeys_core.envelope import ObjectPlaintext
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ops import ObjectClass, Service
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.memory import Memory, Ref, Version
 from tests.conformance.backend.operators import Operators
@@ -31,7 +32,7 @@ _PREFIX: Final = {ObjectClass.CREDENTIALS: "cred", ObjectClass.MEMORY: "memory"}
 class Rewrapper:
     """Opens and seals inside; `window` is the host's."""
 
-    def __init__(self, keys: Keys, memory: Memory, operators: Operators, broken: frozenset[str]) -> None:
+    def __init__(self, keys: Keys, memory: Memory, operators: Operators, broken: Broken) -> None:
         self._keys = keys
         self._memory = memory
         self._operators = operators

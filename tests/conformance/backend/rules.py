@@ -25,6 +25,7 @@ from agentkeys_core.changes import (
 from agentkeys_core.errors import Reason
 from agentkeys_core.ids import device_key_hash
 from agentkeys_core.k11 import K11_ORIGIN, origin_hash
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.records import (
     ALL,
     CAP_MINT,
@@ -57,7 +58,7 @@ class Signers:
 class Rules:
     """Decides and carries out."""
 
-    def __init__(self, tables: Tables, epoch: int, broken: frozenset[str]) -> None:
+    def __init__(self, tables: Tables, epoch: int, broken: Broken) -> None:
         self._tables = tables
         self._broken = broken
         self.incarnation = 1

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
 from agentkeys_core.errors import KeyServiceError, Reason
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.peers import Peer, Peers
 from tests.conformance.backend.refused import refuse, status
 
@@ -25,7 +26,7 @@ THREADS: Final = 64
 class Door(grpc.GenericRpcHandler):
     """Looks at every caller, every message, and turns refusals into statuses."""
 
-    def __init__(self, peers: Peers, sealed: Callable[[], bool], broken: frozenset[str]) -> None:
+    def __init__(self, peers: Peers, sealed: Callable[[], bool], broken: Broken) -> None:
         self._peers = peers
         self._sealed = sealed
         self._broken = broken
@@ -105,7 +106,7 @@ class Door(grpc.GenericRpcHandler):
 class _Answering:
     """Turns a refusal inside into a status."""
 
-    def __init__(self, context: Any, broken: frozenset[str]) -> None:
+    def __init__(self, context: Any, broken: Broken) -> None:
         self._context = context
         self._broken = broken
 

@@ -11,6 +11,7 @@ from agentkeys_core.hashes import sha256
 from agentkeys_core.ops import Effect, ObjectClass
 from tests.conformance.backend.attest import Attester
 from tests.conformance.backend.batches import batch
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.checks import Asked, Checks, ref_of
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.memory import Memory, Used, Version
@@ -41,7 +42,7 @@ class Signer:
         attester: Attester,
         rewrapper: Rewrapper,
         sts: Sts,
-        broken: frozenset[str],
+        broken: Broken,
     ) -> None:
         self._keys = keys
         self._memory = memory

@@ -9,6 +9,7 @@ from agentkeys_core.k11 import K11Assertion, credential_id_hash
 from agentkeys_core.keys import eip191_digest, verify_recoverable, verify_secp256k1
 from agentkeys_core.proof import k10_digest
 from agentkeys_core.webauthn_check import verify_assertion
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.checks import low_s
 from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
@@ -22,7 +23,7 @@ _COMPACT, _RECOVERABLE = 64, 65
 class Verdicts:
     """Says what signatures are worth."""
 
-    def __init__(self, operators: Operators, broken: frozenset[str]) -> None:
+    def __init__(self, operators: Operators, broken: Broken) -> None:
         self._operators = operators
         self._broken = broken
 

@@ -19,6 +19,7 @@ from agentkeys_core.hashes import keccak256, sha256
 from agentkeys_core.keys import eip191_digest
 from agentkeys_core.ops import Effect, Op
 from agentkeys_core.sealing import seal
+from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.checks import Asked, Checks
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.memory import Memory
@@ -82,7 +83,7 @@ class Policy:
 class Wallets:
     """Signs with K4."""
 
-    def __init__(self, keys: Keys, memory: Memory, checks: Checks, policy: Policy, broken: frozenset[str]) -> None:
+    def __init__(self, keys: Keys, memory: Memory, checks: Checks, policy: Policy, broken: Broken) -> None:
         self._keys = keys
         self._memory = memory
         self._checks = checks
