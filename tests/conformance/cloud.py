@@ -1,10 +1,14 @@
-"""The STS endpoint that both targets exchange their tokens at: it verifies them against the published key set."""
+"""The cloud of both targets: the issuer's origin, and an STS endpoint that verifies tokens against what stands there."""
 
+import functools
+import http.server
+import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 
@@ -12,7 +16,6 @@ from tests.conformance.deployment import ROLE_ARN
 from tests.fakes.sts_endpoint import StsEndpoint, sts_endpoint
 from tests.unit.runtime.certificates import SERVER, Files, Issuer
 
-ISSUER: Final = "https://issuer.example.org"
 AUDIENCE: Final = "sts.amazonaws.com"
 #: Where the issuer publishes the audit keys, below its folder.
 AUDIT_KEYS: Final = Path(".well-known/agentkeys-audit-jwks.json")
@@ -20,11 +23,34 @@ AUDIT_KEYS: Final = Path(".well-known/agentkeys-audit-jwks.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cloud:
-    """Where it is, the roots of its certificate, and the folder whose files the issuer publishes."""
+    """The STS endpoint, the issuer's origin, the roots of both, and the folder that the issuer serves."""
 
     url: str
+    issuer: str
     ca: Path
     published: Path
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def _origin(folder: Path, tls: Files) -> Iterator[str]:
+    """Serve the folder over HTTPS; gives the origin."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files, directory=str(folder)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.05), daemon=True)
+    thread.start()
+    try:
+        yield f"https://localhost:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextmanager
@@ -34,6 +60,7 @@ def cloud(folder: Path) -> Iterator[Cloud]:
     tls.write(Issuer(), names=(x509.DNSName("localhost"),), usages=(SERVER,))
     published = folder / "published"
     published.mkdir()
-    endpoint = StsEndpoint(issuer=ISSUER, audience=AUDIENCE, role_arns=frozenset({ROLE_ARN}))
-    with sts_endpoint(endpoint, published=published, certificate=tls.certificate, key=tls.key):
-        yield Cloud(url=endpoint.url, ca=tls.ca, published=published)
+    with _origin(published, tls) as issuer:
+        endpoint = StsEndpoint(issuer=issuer, audience=AUDIENCE, role_arns=frozenset({ROLE_ARN}))
+        with sts_endpoint(endpoint, published=published, certificate=tls.certificate, key=tls.key):
+            yield Cloud(url=endpoint.url, issuer=issuer, ca=tls.ca, published=published)

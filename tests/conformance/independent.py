@@ -6,11 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, ISSUER, Cloud, cloud
+from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, Cloud, cloud
 from tests.conformance.deployment import (
     AHEAD_S,
     BUCKET,
@@ -64,22 +64,18 @@ class Breakable(Target):
 
 
 @contextmanager
-def backend(folder: Path, *, sts: bool = True) -> Iterator["Breakable"]:
+def backend(folder: Path) -> Iterator[Breakable]:
     """Start one in `folder`."""
     folder.mkdir(exist_ok=True)
-    made = Deployment(folder / "tester", facts={} if sts else {"sts": None})
+    made = Deployment(folder / "tester")
     made.make()
-    with ExitStack() as stack:
-        endpoint = stack.enter_context(cloud(folder)) if sts else None
-        running = stack.enter_context(_process(made, folder, endpoint))
-        if endpoint is not None:
-            running.turn(f"publish {endpoint.published}")
+    with cloud(folder) as sts, _process(made, folder, sts) as running:
+        running.turn(f"publish {sts.published}")
 
         def rotate() -> None:
             running.turn("rotate")
-            published = folder if endpoint is None else endpoint.published
-            running.turn(f"publish {published}")
-            shutil.copy(published / AUDIT_KEYS, made.folder / "audit-jwks.json")
+            running.turn(f"publish {sts.published}")
+            shutil.copy(sts.published / AUDIT_KEYS, made.folder / "audit-jwks.json")
 
         yield Breakable(
             address=running.address,
@@ -91,7 +87,7 @@ def backend(folder: Path, *, sts: bool = True) -> Iterator["Breakable"]:
 
 
 @contextmanager
-def _process(made: Deployment, folder: Path, sts: Cloud | None) -> Iterator[Backend]:
+def _process(made: Deployment, folder: Path, sts: Cloud) -> Iterator[Backend]:
     config = folder / "backend.json"
     config.write_text(json.dumps(_config(made, folder, sts)))
     command = [sys.executable, "-m", "tests.conformance.backend", "--config", str(config)]
@@ -115,12 +111,12 @@ def _process(made: Deployment, folder: Path, sts: Cloud | None) -> Iterator[Back
             process.stdout.close()
 
 
-def _config(made: Deployment, folder: Path, sts: Cloud | None) -> dict[str, object]:
+def _config(made: Deployment, folder: Path, sts: Cloud) -> dict[str, object]:
     tls = made.server(folder / "server")
-    facts = sts and {
+    facts = {
         "endpoint": sts.url,
         "ca": str(sts.ca),
-        "issuer": ISSUER,
+        "issuer": sts.issuer,
         "audience": AUDIENCE,
         "bucket": BUCKET,
         "role_arns": {"credentials": [ROLE_ARN, REFUSED_ROLE_ARN]},

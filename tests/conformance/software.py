@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, ISSUER, Cloud, cloud
+from tests.conformance.cloud import AUDIENCE, AUDIT_KEYS, Cloud, cloud
 from tests.conformance.deployment import (
     AHEAD_S,
     BUCKET,
@@ -90,7 +90,8 @@ def _tables(sts: Cloud) -> str:
     return (
         f'[[evidence.oidc]]\nissuer = "{OIDC_ISSUER}"\nclient_id = "{OIDC_CLIENT}"\n'
         'jwks = "tester/oidc-issuer-jwks.json"\n'
+        f'[issuer]\norigin = "{sts.issuer}"\nca = "{sts.ca}"\n'
         f"[limits]\ndevice_burst = {DEVICE_BURST:.1f}\ndevice_per_s = {DEVICE_PER_S:.1f}\n"
-        f'[sts]\nendpoint = "{sts.url}"\nca = "{sts.ca}"\naudience = "{AUDIENCE}"\nissuer = "{ISSUER}"\n'
+        f'[sts]\nendpoint = "{sts.url}"\nca = "{sts.ca}"\naudience = "{AUDIENCE}"\nissuer = "{sts.issuer}"\n'
         f'bucket = "{BUCKET}"\n[sts.role_arns]\ncredentials = {json.dumps([ROLE_ARN, REFUSED_ROLE_ARN])}\n'
     )

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import groups
+from tests.conformance.__main__ import main
 from tests.conformance.backend.breakages import BREAKAGES
 from tests.conformance.cases import CASES
 from tests.conformance.independent import backend
@@ -17,7 +18,7 @@ groups.load()
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: Any) -> Any:
-    with backend(tmp_path_factory.mktemp("backend"), sts=False) as running:
+    with backend(tmp_path_factory.mktemp("backend")) as running:
         yield running
 
 
@@ -39,6 +40,15 @@ def test_a_backend_that_is_mended_passes_again(target: Any) -> None:
     with Site(target.address, Manifest.load(target.folder)) as site:
         verdicts = run(site, chosen)
     assert {verdict.outcome for verdict in verdicts} == {Outcome.PASSED}
+
+
+def test_the_program_names_what_failed(target: Any, capsys: Any) -> None:
+    target.breaking("skip-device-signature")
+    words = ["--target", target.address, "--certs", str(target.folder), "--only", "Order/*alone"]
+    assert main(words) == 1
+    printed = capsys.readouterr().out
+    assert "  FAIL device signature alone → device_signature_invalid\n         served, where" in printed
+    assert "FAIL Order/device-signature-alone\n" in printed
 
 
 def test_there_are_enough_of_them() -> None:

@@ -4,13 +4,15 @@ import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpResult, row_hash
 from agentkeys_core.captoken import CapRequest
+from agentkeys_core.errors import Reason
 from agentkeys_core.ops import ObjectClass
 from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.keys import Keys
+from tests.conformance.backend.refused import refuse
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +60,9 @@ class Used:
 
 Ref = tuple[bytes, ObjectClass, str]
 
+#: How long the session of a store or delete holds its object, in seconds.
+HOLD_S: Final = 20.0
+
 
 class Memory:
     """State of one backend; whoever changes it holds the backend's lock."""
@@ -67,9 +72,26 @@ class Memory:
         self._broken = broken
         self.objects: dict[Ref, Stored] = {}
         self.dropped: set[Ref] = set()
+        self.holds: dict[Ref, tuple[bytes, float]] = {}
         self.used: defaultdict[bytes, Used] = defaultdict(Used)
         self.chains: defaultdict[bytes, list[AuditRow]] = defaultdict(list)
         self.log: list[tuple[bytes, AuditRow]] = []
+
+    def check_free(self, ref: Ref, digest: bytes) -> None:
+        """Nobody else holds the object now."""
+        holder, until = self.holds.get(ref, (digest, 0.0))
+        if holder != digest and time.monotonic() < until and "hold-ignored" not in self._broken:
+            refuse(Reason.OVERLOADED)
+
+    def hold(self, ref: Ref, digest: bytes) -> None:
+        """Nobody else may change the object for a while."""
+        self.check_free(ref, digest)
+        self.holds[ref] = (digest, time.monotonic() + HOLD_S)
+
+    def let_go(self, ref: Ref, digest: bytes) -> None:
+        """End that cap's hold."""
+        if self.holds.get(ref, (b"", 0.0))[0] == digest:
+            del self.holds[ref]
 
     def issue(self, ref: Ref, *, store: bytes, expect: bytes | None, rewrapped: bool = False) -> Version:
         """A new version of an object."""

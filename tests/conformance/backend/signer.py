@@ -101,6 +101,7 @@ class Signer:
             guarded = version.rewrapped or admitted.request.rule.object_class is ObjectClass.CREDENTIALS
             if guarded and version.expect != stored.store:
                 refuse(Reason.VERSION_NOT_CURRENT)
+            self._memory.check_free(admitted.ref, version.store)
             self._make_current(stored, version)
         return version
 
@@ -170,11 +171,15 @@ class Signer:
         if used.outcome is not None and used.outcome_row is not None:
             if used.outcome != result:
                 raise KeyServiceError(Reason.CAP_REPLAYED, row=used.outcome_row)
+            if cap.request.rule.effect is Effect.DELETE:
+                self._memory.let_go(ref_of(cap.request), cap.digest)
             if "fresh-row-on-repeat" in self._broken:
                 return self._memory.record(cap.request, result=result)
             return used.outcome_row
         if result is not OpResult.SUCCESS:
             row = self._memory.record(cap.request, result=result)
+            if "session" in used.spent and "key" not in used.spent:
+                self._memory.let_go(ref_of(cap.request), cap.digest)
         else:
             if used.row is None:
                 refuse(Reason.INVALID_BODY)
@@ -187,12 +192,16 @@ class Signer:
     def _acknowledge(self, cap: Cap, used: Used) -> None:
         if used.version is None:
             refuse(Reason.INVALID_BODY)
-        stored = self._memory.objects.get(ref_of(cap.request))
+        ref = ref_of(cap.request)
+        stored, holder = self._memory.objects.get(ref), self._memory.holds.get(ref, (cap.digest, 0.0))[0]
+        if "session" in used.spent and holder != cap.digest:
+            refuse(Reason.VERSION_NOT_CURRENT)
         if stored is None or used.version not in stored.versions or used.version.closed:
             refuse(Reason.VERSION_NOT_CURRENT)
         if used.version.expect != stored.store:
             refuse(Reason.VERSION_NOT_CURRENT)
         stored.make_current(used.version)
+        self._memory.let_go(ref, cap.digest)
 
     def _empty_body(self, cap: Cap) -> None:
         """The body of reads and deletes is `{}`."""
@@ -204,14 +213,21 @@ class Signer:
         self._sts.check_role(peer.kind, asked.role_arn)
         self._empty_body(cap)
         request, used = cap.request, self._memory.used.get(cap.digest, Used())
-        spent = "session" in used.spent or (request.rule.effect is Effect.WRITE and used.outcome is not None)
-        replacing = not spent and self._replaces(cap)
-        admitted = self._checks.admit(cap, replacing=replacing)
-        if request.rule.once and spent:
-            raise _replayed(used)
+        effect, carried_out = request.rule.effect, used.outcome == OpResult.SUCCESS
+        again = effect is Effect.DELETE and carried_out
+        spent = not again and ("session" in used.spent or (effect is Effect.WRITE and used.outcome is not None))
+        admitted = self._checks.admit(cap, replacing=not spent and self._replaces(cap))
+        if request.rule.once:
+            if spent:
+                raise _replayed(used)
+            if again and admitted.ref in self._memory.objects:
+                refuse(Reason.VERSION_NOT_CURRENT)
+            self._memory.check_free(admitted.ref, cap.digest)
         session = self._sts.exchange(admitted, asked.role_arn)
         row = self._memory.record(request)
         used = self._memory.used[cap.digest]
+        if request.rule.once:
+            self._memory.hold(admitted.ref, cap.digest)
         used.spent.add("session" if request.rule.once else "read")
         used.row = row if used.row is None or not request.rule.once else used.row
         session.row = row

@@ -8,7 +8,7 @@ from agentkeys_core.audit import OpKind
 from agentkeys_core.errors import Reason
 from agentkeys_core.ops import Op
 from tests.conformance.cases import case, equal, expect
-from tests.conformance.groups.objects import release, store
+from tests.conformance.groups.objects import acknowledge, delete, fetch, release, store
 from tests.conformance.people import MadeCap, master
 from tests.conformance.site import CREDENTIALS, MEMORY, Site
 
@@ -31,7 +31,7 @@ def a_session(site: Site) -> None:
         (Op.CRED_FETCH, OpKind.CRED_FETCH),
         (Op.CRED_DELETE, OpKind.CRED_DELETE),
     ):
-        cap = user.cap(op, "cred:cloud")
+        cap = user.cap(op, f"cred:{op}")  # an object each: the session of a store holds its object
         found = session(site, cap)()
         expect(found.access_key_id and found.secret_access_key and found.session_token, "a part of it is empty")
         expect(0 < found.expires_at - site.now <= 901, "it lasts too long")
@@ -108,3 +108,90 @@ def revoked(site: Site) -> Callable[[], Any]:
     agent = user.agent("cred:cloud")
     user.changed(user.revocation(agent.k10.key_hash))
     return session(site, agent.cap(Op.CRED_FETCH, "cred:cloud"))
+
+
+# --- the session of a store or delete holds its object ------------------------------------------------------------------
+
+
+@case(STS, "no other cap gets a session that changes an object which one holds", gives=Reason.OVERLOADED, needs="sts")
+def held(site: Site) -> Callable[[], Any]:
+    user = master(site)
+    session(site, user.cap(Op.CRED_STORE, "cred:cloud"))()
+    return session(site, user.cap(Op.CRED_DELETE, "cred:cloud"))
+
+
+@case(STS, "a read waits for nobody", needs="sts")
+def read_while_held(site: Site) -> None:
+    user = master(site)
+    kept = store(site, user, "cred:cloud")
+    session(site, user.cap(Op.CRED_STORE, "cred:cloud", touch=True))()
+    session(site, user.cap(Op.CRED_FETCH, "cred:cloud"))()
+    fetch(site, user, kept, "cred:cloud")()
+
+
+@case(STS, "another object of the same user is free", needs="sts")
+def other_object(site: Site) -> None:
+    user = master(site)
+    for service in ("cred:a", "cred:b"):
+        session(site, user.cap(Op.CRED_STORE, service))()
+
+
+@case(STS, "the acknowledgement ends the hold", needs="sts")
+def acknowledged(site: Site) -> None:
+    user = master(site)
+    cap = user.cap(Op.CRED_STORE, "cred:cloud")
+    session(site, cap)()
+    release(site, cap)()
+    acknowledge(site, cap)()
+    session(site, user.cap(Op.CRED_STORE, "cred:cloud", touch=True))()
+
+
+@case(STS, "a failure before a key was released ends the hold", needs="sts")
+def failed_early(site: Site) -> None:
+    user = master(site)
+    cap = user.cap(Op.CRED_STORE, "cred:cloud")
+    session(site, cap)()
+    acknowledge(site, cap, 1)()
+    session(site, user.cap(Op.CRED_STORE, "cred:cloud"))()
+
+
+@case(
+    STS, "a failure after a key was released does not: a write may still arrive", gives=Reason.OVERLOADED, needs="sts"
+)
+def failed_late(site: Site) -> Callable[[], Any]:
+    user = master(site)
+    cap = user.cap(Op.CRED_STORE, "cred:cloud")
+    session(site, cap)()
+    release(site, cap)()
+    acknowledge(site, cap, 1)()
+    return session(site, user.cap(Op.CRED_STORE, "cred:cloud"))
+
+
+@case(STS, "a delete that was authorised gets another session, and its repeat ends the hold", needs="sts")
+def delete_again(site: Site) -> None:
+    user = master(site)
+    store(site, user, "cred:cloud")
+    gone = delete(site, user, "cred:cloud")
+    row = acknowledge(site, gone)()
+    for _ in range(2):
+        session(site, gone)()
+    equal(acknowledge(site, gone)(), row, "row")
+    session(site, user.cap(Op.CRED_STORE, "cred:cloud"))()
+
+
+@case(STS, "a delete after which something was stored", gives=Reason.VERSION_NOT_CURRENT, needs="sts")
+def delete_too_late(site: Site) -> Callable[[], Any]:
+    user = master(site)
+    store(site, user, "cred:cloud")
+    gone = delete(site, user, "cred:cloud")
+    acknowledge(site, gone)()
+    store(site, user, "cred:cloud")
+    return session(site, gone)
+
+
+@case(STS, "a read makes nothing current while another cap holds the object", gives=Reason.OVERLOADED, needs="sts")
+def read_of_newer(site: Site) -> Callable[[], Any]:
+    user = master(site)
+    pending = store(site, user, "cred:cloud", done=False)
+    session(site, user.cap(Op.CRED_STORE, "cred:cloud"))()
+    return fetch(site, user, pending, "cred:cloud")
