@@ -1,6 +1,7 @@
 """What a known K3 gives, written from docs/spec/formats.md: the suite compares it with what the target derives."""
 
 import hmac
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -55,3 +56,33 @@ def legacy_envelope(k3: bytes, *, epoch: int, omni: bytes, service: str, plainte
     nonce = bytes(range(12))
     aad = f"agentkeys.cred.aad.v2|{omni.hex()}|{service}".encode()
     return bytes((4, epoch)) + nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
+
+
+def merkle_root(rows: Sequence[bytes]) -> bytes:
+    """RFC 9162, 2.1.1, over row hashes."""
+    if not rows:
+        return sha256(b"").digest()
+    level = [sha256(b"\x00" + row).digest() for row in rows]
+    return _root(level)
+
+
+def _root(level: Sequence[bytes]) -> bytes:
+    if len(level) == 1:
+        return level[0]
+    split = 1 << (len(level) - 1).bit_length() - 1
+    return sha256(b"\x01" + _root(level[:split]) + _root(level[split:])).digest()
+
+
+def consistency_proof(rows: Sequence[bytes], first: int) -> list[bytes]:
+    """RFC 9162, 2.1.4.1: that the tree over all rows goes on from the one over the first."""
+    level = [sha256(b"\x00" + row).digest() for row in rows]
+    return _subproof(first, level, whole=True) if 0 < first < len(level) else []
+
+
+def _subproof(first: int, level: Sequence[bytes], *, whole: bool) -> list[bytes]:
+    if first == len(level):
+        return [] if whole else [_root(level)]
+    split = 1 << (len(level) - 1).bit_length() - 1
+    if first <= split:
+        return [*_subproof(first, level[:split], whole=whole), _root(level[split:])]
+    return [*_subproof(first - split, level[split:], whole=False), _root(level[:split])]
