@@ -3,9 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help venv demo up test check bench services gen gen-check lock format mutation clean
 
-# The first of these that really runs and is new enough; `make PYTHON=…` takes another.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+# The first of these that really runs and has a wheel of every pin (3.14 lacks one); `make PYTHON=…` takes another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 ROOMS  := agentkeys_core agentkeys_runtime signer broker worker device certs demo
@@ -22,13 +22,14 @@ help: ## this list
 
 venv: $(VENV)/.ready ## make the environment (the other targets do it by themselves)
 
-$(VENV)/.ready: requirements/dev.lock pyproject.toml tools/preflight.py
-	@test -n "$(PYTHON)" || { echo "make: no python3 found; install Python 3.11 or newer (Debian, Ubuntu: apt install python3 python3-venv)" >&2; exit 1; }
+$(VENV)/.ready: requirements/dev.lock requirements/source.lock pyproject.toml tools/preflight.py
+	@test -n "$(PYTHON)" || { echo "make: no python3 found; install Python 3.11, 3.12 or 3.13 (Debian, Ubuntu: apt install python3 python3-venv)" >&2; exit 1; }
 	@$(PYTHON) tools/preflight.py
 	@echo "making $(VENV) with $$($(PYTHON) --version); pinned packages, kept in this folder"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --only-binary :all: --require-hashes --requirement requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --require-hashes --requirement requirements/source.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 

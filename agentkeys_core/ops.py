@@ -13,6 +13,8 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import keccak256, sha256
 
 WINDOW_S: Final = 300
+#: How long the cloud session of a store or delete holds its object where `SignAuditRow` does not end it (adr/0008).
+HOLD_S: Final = 20.0
 AUDIT_OWN: Final = "audit:own"
 AUDIT_TREE: Final = "audit:tree"
 MASTER_TIER: Final = 1

@@ -40,7 +40,8 @@ def from_rpc_error(error: grpc.RpcError) -> KeyServiceError:
         if _unpack(status, info) and info.domain == ERROR_DOMAIN:
             replayed = signer_pb2.ReplayedRow()
             row = replayed.row if _unpack(status, replayed) else None
-            return KeyServiceError(_reason(info.reason), status.message, metadata=dict(info.metadata), row=row)
+            detail = "" if status.message == info.reason else status.message  # the signer says the reason once more
+            return KeyServiceError(_reason(info.reason), detail, metadata=dict(info.metadata), row=row)
     except DecodeError:
         return KeyServiceError(Reason.INTERNAL, f"gRPC status {code.name} with details that cannot be read")
     return KeyServiceError(_BY_STATUS.get(code, Reason.INTERNAL), f"gRPC status {code.name} without a reason")

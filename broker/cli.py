@@ -12,10 +12,16 @@ from broker.app import run
 from broker.config import BrokerConfig
 from broker.keyfile import JWK_NAME, KEY_NAME, create_key
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Checks and co-signs what devices ask for; releases nothing.",
+)
 
 
-@app.command()
+@app.command(short_help="Make K1, the co-signing key.")
 def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's state, made if missing.")]) -> None:
     """Make K1, the co-signing key, and write its public half for signer and workers to pin. Never overwrites."""
     public = create_key(state_dir)
@@ -24,7 +30,7 @@ def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's st
     print(f"kid     {public.kid}")
 
 
-@app.command("serve")
+@app.command("serve", short_help="Serve until SIGTERM.")
 def serve_command(
     config: Annotated[Path, typer.Option("--config", help="broker.toml")],
     verbose: Annotated[bool, typer.Option(help="Log health checks as well.")] = False,

@@ -25,6 +25,7 @@ _DEFAULT_HOURS: Final = DEFAULT_TTL.total_seconds() / 3600
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Issue, show, renew and revoke the TLS certificates of one AgentKeys deployment (ECDSA P-256, SPIFFE names).",
     epilog="Exit codes: 0 done, 1 not possible as things stand, 2 wrong arguments.",
@@ -45,7 +46,7 @@ def _options(
     context.obj = folder
 
 
-@app.command()
+@app.command(short_help="Make the authority.")
 def init(
     context: typer.Context,
     trust_domain: Annotated[
@@ -62,7 +63,7 @@ def init(
     print(f"take {authority.folder / 'root.key'} offline; issuing needs the intermediate alone")
 
 
-@app.command()
+@app.command(short_help="Make a key and its certificate.")
 def issue(
     context: typer.Context,
     role: Annotated[Role, typer.Argument(help="Whom it is for. daemon: opens nothing, for tests.")],
@@ -99,7 +100,7 @@ def issue(
     _print(leaf, None, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Tell what a certificate says.")
 def show(
     context: typer.Context,
     path: Annotated[
@@ -120,7 +121,7 @@ def show(
     _print(_chain(path)[0], _revoked(home), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Replace a key and its certificate.")
 def renew(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder that issue made.")],
@@ -135,7 +136,7 @@ def renew(
     _print(renew_leaf(Authority.open(_folder(context)), folder, ttl=ttl), None, as_json=as_json)
 
 
-@app.command("renew-intermediate")
+@app.command("renew-intermediate", short_help="Replace the intermediate (needs root.key).")
 def renew_intermediate(context: typer.Context) -> None:
     """Replace the intermediate (needs root.key); leaves issued before stay valid."""
     authority = Authority.open(_folder(context)).renew_intermediate()

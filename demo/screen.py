@@ -1,6 +1,7 @@
 """What a person reads: one line a step with its time; colour on a terminal only."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -62,7 +63,8 @@ class Screen:
 
     def _begin(self, title: str) -> float:
         if self._is_terminal:
-            self._out.write(f"  ...          {title}")
+            width = shutil.get_terminal_size().columns  # a line that wraps could not be taken back
+            self._out.write(f"  ...          {title}"[: width - 1])
             self._out.flush()
         return time.monotonic()
 

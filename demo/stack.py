@@ -42,6 +42,7 @@ class Stack:
     registry_id: str = ""
     profile_hash: str = ""
     settings: dict[str, str] = field(default_factory=dict)  # extra lines of a service's configuration, by service
+    objects: str = ""  # the tables that say where objects lie; a local folder where this is empty
     detours: dict[str, int] = field(default_factory=dict)
     jobs: int = 1  # commands that run side by side while certificates are made
 
@@ -141,7 +142,8 @@ class Stack:
             + self.settings.get("broker", quota),
         }
         for name in ("credentials", "audit"):
-            objects = f'[objects]\ndirectory = "{self.root}/objects"\n' if name == "credentials" else ""
+            folder = f'[objects]\ndirectory = "{self.root}/objects"\n'
+            objects = (self.objects or folder) if name == "credentials" else ""
             links = self._tls(name, "ca") + self._to_signer(name) + objects
             texts[name] = f'class = "{name}"\n' + self._edge(name) + cosign + links + self.settings.get(name, "")
         for name, text in texts.items():

@@ -19,10 +19,10 @@ def usage(world: World) -> str:
     command = f".venv/bin/agentkeys --home {_short(alice.home)}"
     agent = f".venv/bin/agentkeys --home {root}/homes/agent"
     profile = f"--profile {_short(stack.profile)} --profile-hash {stack.profile_hash}"
-    curl = f"curl --cacert {_short(stack.ca)}"
+    curl = f"curl -s --cacert {_short(stack.ca)}"
     broker = _short(stack.certificate("broker"))
     grpcurl = (
-        f"grpcurl -cacert {broker}/ca.pem -cert {broker}/cert.pem -key {broker}/key.pem"
+        f".venv/bin/grpcurl -cacert {broker}/ca.pem -cert {broker}/cert.pem -key {broker}/key.pem"
         f" -authority {stack.signer_name} {stack.signer_address}"
     )
     return f"""
@@ -47,7 +47,7 @@ The HTTPS edges (each has /openapi.json):
   {curl} {stack.origin("credentials")}/openapi.json
   {curl} {stack.origin("credentials")}/v1/registry/operators/{_operator(alice)}
 
-The signer, as the broker may call it (needs grpcurl; the daemon certificate beside it opens nothing):
+The signer, as the broker may call it (the daemon certificate beside it opens nothing):
   {grpcurl} list
   {grpcurl} agentkeys.signer.v1.Registry/GetStatus
   .venv/bin/agentkeys-signer status --config {_short(stack.config("signer"))}

@@ -137,6 +137,9 @@ def add_agent(device: Device, offer: Offer, *, label: str, generation: int, serv
         ) from exc
 
     def build(state: OperatorState, deadline: int) -> Change:
+        shared = sorted(state.scopes.get(actor, frozenset()) - set(services))
+        if shared:  # told by the registry, not signed: so beside what is signed, not in it
+            device.show.warn(f"{label}/{generation} exists already; this device may use as well: {', '.join(shared)}")
         return AddAgent(
             operator_omni=operator,
             actor_omni=actor,

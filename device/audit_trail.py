@@ -13,6 +13,7 @@ from agentkeys_core.ops import AUDIT_OWN, Op, Service
 from agentkeys_core.shapes import integer, sequence
 from device.client import ask
 from device.errors import DeviceError, Trouble
+from device.identity import remember
 from device.learn import actor_of
 from device.session import Device
 
@@ -117,9 +118,12 @@ def fetch_rows(device: Device) -> tuple[AuditRow, ...]:
 
 
 def export_own(device: Device) -> tuple[Export, Verdict]:
-    """Fetch this actor's rows and verify them at once."""
+    """Fetch this actor's rows, verify them at once, and remember the last one where all are right."""
     actor = actor_of(device)
     rows = fetch_rows(device)
     export = Export(actor=actor, rows=rows, exported_at=device.now())
     keys = device.keys.all_for(*rows)
-    return export, verify_export(export, keys, seen=device.memory.heads.get(actor))
+    verdict = verify_export(export, keys, seen=device.memory.heads.get(actor))
+    if rows and verdict.ok:
+        remember(device.home, rows[-1])  # an export that lacks it later was cut short
+    return export, verdict

@@ -22,6 +22,7 @@ _EXIT_CODES: Final = (
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # boxes leave too little room for words on narrow terminals
     pretty_exceptions_enable=False,
     help="Credentials that only your own devices can use: every request is signed here, every answer is verified here.",
     epilog=_EXIT_CODES,
@@ -43,13 +44,13 @@ def _options(
 
 
 app.command("init")(setup.init)
-app.command("pair")(setup.pair)
-app.command("whoami")(setup.whoami)
+app.command("pair", short_help="On an agent's machine: write an offer for a master to accept.")(setup.pair)
+app.command("whoami", short_help="Show this device, and what the registry holds of it.")(setup.whoami)
 app.add_typer(cred.app, name="cred")
 app.add_typer(agent.app, name="agent")
 app.add_typer(agent.scope_app, name="scope")
 app.add_typer(devices.app, name="device")
-app.command("freeze")(devices.freeze_command)
+app.command("freeze", short_help="Stop everything of this operator at once; without K11.")(devices.freeze_command)
 app.command("unfreeze")(devices.unfreeze_command)
 app.add_typer(audit.app, name="audit")
 

@@ -13,7 +13,7 @@ from agentkeys_core.registry import MASTER
 from device.client import Prepared, Reply, ask, at_current_epoch, prepare, send
 from device.errors import DeviceError, Trouble
 from device.session import Device
-from device.trust import check_stored_row
+from device.trust import check_released, check_stored_row
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 _PAGE: Final = 1000
@@ -41,6 +41,15 @@ class Fetched:
 
 def _service(name: str, op: Op) -> Service:
     return Service.parse(f"cred:{name}", op)
+
+
+def _named(name: str, op: Op) -> Service:
+    """The service of a name that a person gave. Raises `usage` for one that no credential can have."""
+    try:
+        return _service(name, op)
+    except KeyServiceError as exc:
+        words = "a name has 1 to 64 of a-z, 0-9, and . _ - inside; list is taken"
+        raise DeviceError(Trouble.USAGE, words) from exc
 
 
 def _needs_k11(device: Device, op: Op, *, replacing: bool = False) -> bool:
@@ -96,7 +105,7 @@ def put(device: Device, name: str, value: bytes) -> Stored:
     """
     if not 1 <= len(value) <= MAX_VALUE_BYTES:
         raise DeviceError(Trouble.USAGE, f"a credential has 1 to {MAX_VALUE_BYTES} bytes, this one {len(value)}")
-    service = _service(name, Op.CRED_STORE)
+    service = _named(name, Op.CRED_STORE)
     expect = current_store(device, name)
     body = StoreBody(blind=secrets.token_bytes(32), expect=expect, value=value).encode()
     k11 = _needs_k11(device, Op.CRED_STORE, replacing=expect is not None)
@@ -141,24 +150,27 @@ def _acknowledged(reply: Reply, answer: type[StoreAnswer] | type[DeleteAnswer]) 
 
 def remove(device: Device, name: str) -> Stored:
     """Delete what is stored under a name; done only with the signed row."""
-    service = _service(name, Op.CRED_DELETE)
+    service = _named(name, Op.CRED_DELETE)
     reply = ask(device, Op.CRED_DELETE, service, EMPTY_BODY, k11=_needs_k11(device, Op.CRED_DELETE))
     return Stored(cap_digest=reply.request.digest, row=_acknowledged(reply, DeleteAnswer))
 
 
 def get(device: Device, name: str) -> Fetched:
-    """Return the value that a master of this operator last stored under a name.
+    """Return the value that a master of this operator last stored under a name: no other, and no earlier one.
 
     Raises:
         DeviceError: `row_not_trusted`, `answer_not_trusted`: nothing of the value was used.
         KeyServiceError: `object_not_found`, `service_not_in_scope` and so on.
     """
-    service = _service(name, Op.CRED_FETCH)
+    service = _named(name, Op.CRED_FETCH)
     reply = ask(device, Op.CRED_FETCH, service, EMPTY_BODY, k11=_needs_k11(device, Op.CRED_FETCH))
     try:
         answer = FetchAnswer.parse(reply.plaintext or b"")
         operator = reply.request.operator_omni
         check_stored_row(device.keys, answer.row, operator=operator, service=service, body=answer.body)
+        if reply.row is None:
+            raise DeviceError(Trouble.ROW_NOT_TRUSTED, "no row")
+        check_released(answer.row, reply.row)
         content = answer.row.content()
         value = StoreBody.parse(answer.body).value
     except KeyServiceError as exc:

@@ -75,7 +75,7 @@ def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PL
         case AddAgent():
             return "Let a new agent device in", [
                 ("agent", f"{change.label}, generation {change.generation}"),
-                ("may use", _services(change.services)),
+                ("is granted", _services(change.services)),
                 ("device", address_encode(change.device)),
                 ("actor", hex_encode(change.actor_omni)),
             ]

@@ -27,11 +27,12 @@ def actor_of(device: Device) -> bytes:
 
 def own_record(device: Device, views: list[View]) -> DeviceRecord | None:
     """Return what the registry is said to hold of this device."""
-    for view in views:
-        record = view.state.devices.get(device.k10.key_hash)
-        if record is not None:
-            return record
-    return None
+    return next(iter(_own_records(device, views)), None)
+
+
+def _own_records(device: Device, views: list[View]) -> list[DeviceRecord]:
+    found = (view.state.devices.get(device.k10.key_hash) for view in views)
+    return [record for record in found if record is not None]
 
 
 def learn_agent(device: Device, views: list[View]) -> Identity:
@@ -39,12 +40,16 @@ def learn_agent(device: Device, views: list[View]) -> Identity:
 
     Raises:
         DeviceError: `answer_not_trusted` where label and generation do not lead to the actor: that name is
-            recomputed, never believed.
+            recomputed, never believed. `registry_views_differ` where broker and worker name different actors: what is
+            kept outlives its answer.
     """
     identity = device.identity()
-    record = own_record(device, views)
-    if record is None or identity.part is not Part.AGENT:
+    records = _own_records(device, views)
+    if not records or identity.part is not Part.AGENT:
         return identity
+    record = records[0]
+    if any(other.actor_omni != record.actor_omni for other in records):
+        raise DeviceError(Trouble.REGISTRY_VIEWS_DIFFER, "broker and worker name different actors for this device")
     try:
         actor = child_omni(
             identity.operator_omni, record.label or "", -1 if record.generation is None else record.generation

@@ -66,14 +66,16 @@ class Show:
                 self._err.print(f"{_GAP}{name}: {escape(clean(value))}")
             return
         grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")  # a digest that is cut short could not be compared
         for name, value in lines:
             grid.add_row(f"[dim]{escape(name)}[/]", escape(clean(value)))
         self._err.print(
             Panel(grid, title=f"[bold]{escape(clean(intent.title))}[/]", title_align="left", box=box.ROUNDED)
         )
 
-    def confirm(self, question: str) -> None:
-        """Have the person agree, unless --yes did already.
+    def confirm(self, question: str, *, instead: str = "add --yes to agree beforehand") -> None:
+        """Have the person agree, unless --yes did already. `instead` is what to do where nobody can be asked.
 
         Raises:
             DeviceError: `declined`, or `usage` where nobody can be asked.
@@ -81,7 +83,7 @@ class Show:
         if self._yes:
             return
         if not sys.stdin.isatty():
-            raise DeviceError(Trouble.USAGE, "nobody can be asked here; add --yes to agree beforehand")
+            raise DeviceError(Trouble.USAGE, f"nobody can be asked here; {instead}")
         self._err.print(f"{escape(clean(question))} [y/N] ".replace("[y/N]", "\\[y/N]"), end="")
         if input().strip().lower() not in ("y", "yes"):
             raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")
@@ -91,7 +93,7 @@ class Show:
         if self.as_json:
             sys.stdout.write(json.dumps(data, sort_keys=True) + "\n")
             return
-        for line in text if text is not None else [f"{name}: {_plain(value)}" for name, value in data.items()]:
+        for line in text if text is not None else described(data):
             self._out.print(escape(clean(line)))
 
     def table(self, data: Mapping[str, object], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -102,7 +104,9 @@ class Show:
             for row in rows:
                 sys.stdout.write("\t".join(clean(cell) for cell in row) + "\n")
         else:
-            table = Table(*(escape(column) for column in columns), box=box.SIMPLE_HEAD)
+            table = Table(box=box.SIMPLE_HEAD)
+            for column in columns:
+                table.add_column(escape(column), overflow="fold")
             for row in rows:
                 table.add_row(*(escape(clean(cell)) for cell in row))
             self._out.print(table)
@@ -124,6 +128,11 @@ class Show:
             self._err.print(escape(advice))
 
 
+def described(data: Mapping[str, object]) -> list[str]:
+    """A document as lines for people: `name: value`."""
+    return [f"{name}: {_plain(value)}" for name, value in data.items()]
+
+
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -137,6 +146,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "cap_not_yet_valid": "Your clock may be ahead; compare it with the server's.",
     "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
     "operator_frozen": "A master froze everything; agentkeys unfreeze ends that.",
+    "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
     "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
     "k11_required": "Only a master device with its K11 can do that.",
     "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",

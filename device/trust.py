@@ -112,6 +112,18 @@ def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service
     _expect(content.result == OpResult.SUCCESS, "result")
 
 
+def check_released(store: AuditRow, release: AuditRow) -> None:
+    """Raise `row_not_trusted` unless the key that was released for a read is that of this very store.
+
+    Both rows are verified already. The signer releases the current version's key only, and its row names the salt; so a
+    genuine value that another store replaced, kept by a worker, is none of this read. Only a key of a later epoch may
+    have another salt: what the store had sealed was re-wrapped since.
+    """
+    stored, released = store.content().op_body, release.content().op_body
+    same = (stored.epoch, stored.salt) == (released.epoch, released.salt) and stored.salt is not None
+    _expect(same or (stored.epoch or 0) < (released.epoch or 0), "version")
+
+
 def change_kind(change: Change) -> OpKind:
     """The kind of row that a registry writes for a change of this command."""
     if isinstance(change, SetScope):

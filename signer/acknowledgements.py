@@ -11,6 +11,7 @@ from agentkeys_core.captoken import CapRequest
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import Effect, owner_of
 from signer.admission import Admitted, Attempt, recheck
+from signer.holds import check_still_held
 from signer.ledger import Burn, CapRecord, ObjectRef, Transaction
 from signer.releases import KEEP_OUTCOME_S, record, write_line
 from signer.versions import check_acknowledgement, check_expect
@@ -52,8 +53,11 @@ def _of_known(tx: Transaction, attempt: Attempt, request: CapRequest, known: Cap
         row = ledger.row(known.outcome_row_id)
         if known.outcome != result:
             raise KeyServiceError(Reason.CAP_REPLAYED, "another result was recorded", row=row)
+        _end_hold(tx, request, known)  # a delete that was carried out
         return row
     if result is not OpResult.SUCCESS:
+        if Burn.DERIVE_CRED_KEK not in known.burned:  # without a key nothing was written that could still arrive
+            _end_hold(tx, request, known)
         record(tx, attempt, request, result=result)
         ledger.put_cap(replace(known, outcome=int(result), outcome_row_id=tx.last_row_id))
         return ledger.row(tx.last_row_id)
@@ -61,6 +65,7 @@ def _of_known(tx: Transaction, attempt: Attempt, request: CapRequest, known: Cap
         raise KeyServiceError(Reason.INVALID_BODY, "nothing was released for this cap")
     if request.rule.effect is Effect.WRITE:
         _make_current(tx, request, known)
+        _end_hold(tx, request, known)
     ledger.put_cap(replace(known, outcome=int(result), outcome_row_id=known.row_id))
     write_line(tx, attempt, request.digest)
     return ledger.row(known.row_id)
@@ -71,10 +76,17 @@ def _make_current(tx: Transaction, request: CapRequest, known: CapRecord) -> Non
     if known.salt is None:
         raise KeyServiceError(Reason.INVALID_BODY, "no key was released for this store")
     ledger = tx.ledger
+    if Burn.STS_CREDENTIALS in known.burned:
+        check_still_held(ledger.hold(_ref(request)), request.digest)
     versions, issued = ledger.version(_ref(request), known.salt)
     object_id, issued = check_acknowledgement(versions, issued, digest=request.digest)
     check_expect(versions, known.expect)
     ledger.make_current(object_id, issued)
+
+
+def _end_hold(tx: Transaction, request: CapRequest, known: CapRecord) -> None:
+    if Burn.STS_CREDENTIALS in known.burned:
+        tx.ledger.end_hold(_ref(request), request.digest)
 
 
 def _of_new(tx: Transaction, attempt: Attempt, admitted: Admitted, known: CapRecord | None, result: OpResult) -> bytes:

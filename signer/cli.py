@@ -43,7 +43,13 @@ _EXPECTED: Final = (
 )
 _K3_FILE_LIMIT: Final = 128  # bytes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Keeps K3, and answers broker and workers alone.",
+)
 oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
 app.add_typer(oidc_app, name="oidc")
 
@@ -53,7 +59,7 @@ PassphraseFile = Annotated[Path | None, typer.Option(help="File with the passphr
 PassphraseFd = Annotated[int | None, typer.Option(help="Open descriptor to read the passphrase from.")]
 
 
-@app.command()
+@app.command(short_help="Make a vault with a new master secret, and the state file.")
 def init(config: ConfigOption, passphrase_file: PassphraseFile = None, passphrase_fd: PassphraseFd = None) -> None:
     """Make a vault with a new master secret, and the state file. Nothing is ever overwritten."""
     harden()
@@ -65,7 +71,7 @@ def init(config: ConfigOption, passphrase_file: PassphraseFile = None, passphras
     _print_made(found, registry_id)
 
 
-@app.command("import-k3")
+@app.command("import-k3", short_help="Like init, with an existing master secret.")
 def import_k3(
     config: ConfigOption,
     secret_file: Annotated[
@@ -90,7 +96,7 @@ def import_k3(
     _print_made(found, registry_id)
 
 
-@app.command("serve")
+@app.command("serve", short_help="Serve until SIGTERM.")
 def serve_command(
     config: ConfigOption,
     passphrase_file: PassphraseFile = None,
@@ -109,7 +115,7 @@ def serve_command(
         serve(found, unsealer, allow_software_k11=software)
 
 
-@app.command()
+@app.command(short_help="Say how the signer is.")
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Say how the signer is: asks the one that serves, else reads its state file."""
     found = load_config(config, SignerConfig)
@@ -131,19 +137,19 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     _print_facts(facts, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Make the serving signer forget every secret.")
 def seal(config: ConfigOption) -> None:
     """Make the serving signer forget every secret; only a new start opens the vault again."""
     _print_facts(_asked(load_config(config, SignerConfig), "seal"), as_json=False)
 
 
-@app.command("clock-reset")
+@app.command("clock-reset", short_help="Reset the high-water mark of time.")
 def clock_reset(config: ConfigOption) -> None:
     """Reset the signer's high-water mark of time, after the longest window; nothing is served until then."""
     _print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
 
 
-@app.command()
+@app.command(short_help="Write the profile that devices take; print its hash.")
 def profile(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from agentkeys_core.audit import AuditEnvelope, AuditRow
 from agentkeys_core.ops import ObjectClass
+from signer.holds import Hold
 from signer.journal import JournalLine
 
 T = TypeVar("T")
@@ -103,6 +104,10 @@ class LedgerReader(Protocol):
         """A row as signed: its canonical JSON."""
         ...
 
+    def hold(self, ref: ObjectRef) -> Hold | None:
+        """The last hold of the object, over or not; None where it was ended."""
+        ...
+
 
 class Inventory(LedgerReader, Protocol):
     """What lists are read from: only outside a transaction, where nothing waits to be written."""
@@ -149,6 +154,14 @@ class Ledger(LedgerReader, Protocol):
 
     def drop(self, ref: ObjectRef) -> None:
         """Close all salts of the object; it is listed no more."""
+        ...
+
+    def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
+        """Let that cap hold the object, whoever held it before."""
+        ...
+
+    def end_hold(self, ref: ObjectRef, digest: bytes) -> None:
+        """Nothing of that cap's session is under way any more; another cap's hold stays."""
         ...
 
 

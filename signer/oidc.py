@@ -43,10 +43,14 @@ def documents(keyring: Keyring, issuer: str | None) -> dict[str, bytes]:
 
 
 def export(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """Write each file whole and durably, replacing what an earlier export wrote; readable for a web server."""
-    (folder / ".well-known").mkdir(mode=0o755, parents=True, exist_ok=True)
+    """Write each file whole and durably, replacing what an earlier export wrote; readable for a web server.
+
+    Folders that are made here are open to readers; one that was there keeps its mode.
+    """
     for directory in (folder, folder / ".well-known"):
-        directory.chmod(0o755)
+        if not directory.is_dir():
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)
     written = []
     for name in sorted(files):
         export_file(folder / name, files[name])

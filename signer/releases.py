@@ -7,11 +7,12 @@ from typing import Final
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpKind, OpResult
 from agentkeys_core.captoken import CapRequest
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ops import Effect, ObjectClass
+from agentkeys_core.ops import HOLD_S, Effect, ObjectClass
 from signer.admission import Admitted, Attempt, recheck
+from signer.holds import Hold, check_free
 from signer.journal import JournalLine, LineKind
 from signer.keyring import Keyring
-from signer.ledger import Burn, CapRecord, LedgerReader, Transaction
+from signer.ledger import Burn, CapRecord, LedgerReader, ObjectRef, Transaction
 from signer.versions import check_expect, check_read
 
 #: Burns outlive the cap by its clock tolerance and as much again.
@@ -100,7 +101,7 @@ def release_read(
     """The key of the version that this salt names; a version newer than the current one becomes current.
 
     Raises:
-        KeyServiceError: stale_epoch, version_not_current, epoch_not_held, sealed.
+        KeyServiceError: stale_epoch, version_not_current, overloaded, epoch_not_held, sealed.
     """
     recheck(tx, admitted)
     request, ledger = admitted.request, tx.ledger
@@ -108,6 +109,8 @@ def release_read(
     guarded = admitted.object_class is ObjectClass.CREDENTIALS
     newer = check_read(known, issued, epoch=epoch, holds=keyring.holds, guarded=guarded)
     if newer and known is not None and issued is not None:
+        # A store under way expects what is current now; superseded, it would be refused after it was written.
+        check_free(ledger.hold(admitted.ref), issued.store, now=tx.at)
         ledger.make_current(known.object_id, issued)
     key = keyring.object_key(epoch, admitted.object_class, admitted.owner, request.service, salt)
     row = record(tx, attempt, request, epoch=epoch, salt=salt)
@@ -145,19 +148,19 @@ def release_write(
 
 
 def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:
-    """The row of a cloud session that was exchanged for this cap; a cap of a once op is burned.
+    """The row of a cloud session that was exchanged for this cap; one that changes the object holds it from now on.
 
     Raises:
-        KeyServiceError: stale_epoch, k11_required, cap_replayed.
+        KeyServiceError: stale_epoch, k11_required, cap_replayed, version_not_current, overloaded.
     """
-    request, ledger = admitted.request, tx.ledger
+    request, ledger, ref = admitted.request, tx.ledger, admitted.ref
     keep_until = request.expires_at + KEEP_BURN_S
     if not request.rule.once:
         recheck(tx, admitted)
         row = record(tx, attempt, request)
         ledger.note_read(request.digest, row_id=tx.last_row_id, keep_until=keep_until)
         return row.encode()
-    known = check_session_unburned(ledger, request)
+    known = check_session(ledger, request, ref, now=tx.at)
     recheck(tx, admitted)
     row = record(tx, attempt, request)
     if known is None:
@@ -165,17 +168,28 @@ def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> by
             digest=request.digest, burned=Burn.NONE, keep_until=keep_until, row_id=tx.last_row_id
         )  # a later release of the key replaces row_id: its row is the store's
     ledger.put_cap(replace(known, burned=known.burned | Burn.STS_CREDENTIALS))
+    ledger.put_hold(ref, Hold(digest=request.digest, until=tx.at + HOLD_S))
     return row.encode()
 
 
-def check_session_unburned(ledger: LedgerReader, request: CapRequest) -> CapRecord | None:
-    """What is known of a once cap that no cloud session was given for; one of an acknowledged store is used up as well.
+def check_session(ledger: LedgerReader, request: CapRequest, ref: ObjectRef, *, now: float) -> CapRecord | None:
+    """What is known of a once cap that may have a cloud session now.
+
+    A cap gets one. Only a delete that was authorised gets another, while nothing was stored since: its worker may have
+    died before the object was gone, and there is nothing newer that the repeat could remove.
 
     Raises:
-        KeyServiceError: cap_replayed.
+        KeyServiceError: cap_replayed, version_not_current, overloaded.
     """
-    final = request.rule.effect is Effect.WRITE
-    return check_unburned(ledger, request.digest, Burn.STS_CREDENTIALS, final=final)
+    known = ledger.cap(request.digest)
+    if known is not None and request.rule.effect is Effect.DELETE and known.outcome == _SUCCESS:
+        if ledger.versions(ref) is not None:
+            raise KeyServiceError(Reason.VERSION_NOT_CURRENT, "something was stored since this delete")
+    else:
+        final = request.rule.effect is Effect.WRITE
+        known = check_unburned(ledger, request.digest, Burn.STS_CREDENTIALS, final=final)
+    check_free(ledger.hold(ref), request.digest, now=now)
+    return known
 
 
 def release_list(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:

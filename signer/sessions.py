@@ -10,8 +10,8 @@ from signer.admission import Admitted, Attempt, StsPolicy
 from signer.keyring import Keyring
 from signer.ledger import Journalist, Snapshot
 from signer.ports import Clock, StsExchange, StsSession
-from signer.releases import check_session_unburned, release_session
-from signer.tokens import session_policy, web_identity_token
+from signer.releases import check_session, release_session
+from signer.tokens import BACKDATED_S, session_policy, web_identity_token
 
 _TOKEN_ID_BYTES = 16
 
@@ -66,14 +66,15 @@ class Sessions:
             raise KeyServiceError(Reason.STS_UNREACHABLE, "no STS endpoint is configured")
         if request.rule.once:
             with self._snapshot() as ledger:  # spares the endpoint what the commit would refuse
-                check_session_unburned(ledger, request)
+                check_session(ledger, request, admitted.ref, now=self._clock.now())
         epoch = request.k3_epoch
         token = web_identity_token(
             issuer=policy.issuer,
             audience=policy.audience,
             owner=admitted.owner,
-            token_id=secrets.token_hex(_TOKEN_ID_BYTES),
-            now=int(self._clock.now()),
+            # Stores that keep no RoleSessionName log the claims: each line of theirs names the cap all the same.
+            token_id=f"{request.digest.hex()}.{secrets.token_hex(_TOKEN_ID_BYTES)}",
+            now=int(self._clock.now()) - BACKDATED_S,
             kid=self._keyring.oidc_kid(epoch),
             sign=lambda message: self._keyring.oidc_sign(epoch, message),
         )

@@ -9,6 +9,8 @@ from agentkeys_core.encoding import b64u_encode, canonical_json
 from agentkeys_core.ops import Effect, ObjectClass, Service, object_path
 
 TOKEN_TTL_S: Final = 300
+#: Object stores compare without tolerance: a clock behind ours would find a token of this very moment not valid yet.
+BACKDATED_S: Final = 30
 SESSION_TTL_S: Final = 900
 TAGS_CLAIM: Final = "https://aws.amazon.com/tags"
 PRINCIPAL_TAG: Final = "agentkeys_actor_omni"

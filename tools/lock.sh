@@ -8,3 +8,4 @@ for part in signer broker worker device certs; do
   "${compile[@]}" --extra "$part" -o "requirements/$part.lock"
 done
 "${compile[@]}" --all-extras --group dev -o requirements/dev.lock
+uv pip compile -q --group source --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --custom-compile-command "make lock" -o requirements/source.lock

@@ -5,6 +5,8 @@ import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - older ones run this file to be told so
     sys.exit(f"make: Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}")
+if sys.version_info >= (3, 14):
+    sys.exit(f"make: coincurve has no wheel for Python {sys.version.split()[0]} yet: make PYTHON=python3.13")
 missing = [name for name in ("venv", "ensurepip", "ssl", "sqlite3") if importlib.util.find_spec(name) is None]
 if missing:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

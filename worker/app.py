@@ -27,17 +27,20 @@ from agentkeys_runtime.web.registry_source import PinnedRegistry, RegistrySource
 from agentkeys_runtime.web.serve import listen_on, serve
 from worker.adapters.deletions_local import LocalDeletions
 from worker.adapters.objects_local import LocalObjects
+from worker.adapters.objects_s3 import Bucket, S3Objects
 from worker.adapters.signer import AdmittedSigner
+from worker.adapters.store_local import LocalStore
 from worker.admission import Admission
 from worker.auditlog import AuditLog
-from worker.config import WorkerConfig
+from worker.config import ObjectsConfig, WorkerConfig
 from worker.credentials import ObjectService
-from worker.ports import Signer
+from worker.ports import ObjectStore, Signer
 from worker.web.routes import Operation, operation_endpoints
 
 #: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
 FIRST_WORD_S: Final = 5.0
 _JWK_LIMIT: Final = 16_384  # bytes
+_CA_LIMIT: Final = 262_144  # bytes
 _LOG: Final = logging.getLogger("agentkeys.worker")
 
 
@@ -99,10 +102,22 @@ def _operations(config: WorkerConfig, signer: Signer) -> Mapping[Op, Operation]:
     """What a worker of this class serves. A worker without objects is the audit worker."""
     if config.objects is None:
         return {Op.AUDIT_LIST: AuditLog(signer).list}
-    # Not closed before the process ends: a request that outlives the server must not find the descriptor used anew.
-    objects = LocalObjects(config.objects.directory)
-    service = ObjectService(signer=signer, objects=objects, deletions=LocalDeletions(objects))
+    service = ObjectService(signer=signer, objects=_object_store(config.objects, signer))
     return object_operations(service, config.worker_class)
+
+
+def _object_store(config: ObjectsConfig, signer: Signer) -> ObjectStore:
+    """Where the configuration says that objects lie."""
+    if config.s3 is not None:
+        found = config.s3
+        ca = None if found.ca is None else read_limited(found.ca, _CA_LIMIT)
+        bucket = Bucket(endpoint=found.endpoint, region=found.region, name=found.bucket, role_arn=found.role_arn, ca=ca)
+        return S3Objects(bucket, signer)
+    if config.directory is None:  # the configuration has seen to it; this tells the type checker
+        raise ConfigError("objects: neither a directory nor a bucket")
+    # Not closed before the process ends: a request that outlives the server must not find the descriptor used anew.
+    objects = LocalObjects(config.directory)
+    return LocalStore(objects, LocalDeletions(objects))
 
 
 def object_operations(

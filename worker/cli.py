@@ -11,7 +11,7 @@ from agentkeys_runtime.logs import configure
 from worker.app import run
 from worker.config import WorkerConfig
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -19,7 +19,7 @@ def root() -> None:
     """Keeps credentials for devices: verifies every request by itself, holds no key at rest."""
 
 
-@app.command("serve")
+@app.command("serve", short_help="Serve until SIGTERM.")
 def serve_command(
     config: Annotated[Path, typer.Option("--config", help="worker.toml")],
     verbose: Annotated[bool, typer.Option(help="Log health checks as well.")] = False,

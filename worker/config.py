@@ -1,5 +1,6 @@
 """worker.toml as values."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,11 +13,44 @@ from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_li
 KEEPS_OBJECTS: Final = {WorkerClass.CREDENTIALS: True, WorkerClass.AUDIT: False}
 
 
+_ENDPOINT: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+)(:[0-9]{1,5})?/?")
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REGION: Final = re.compile(r"[a-z0-9-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Config:
+    """A bucket, opened by a cloud session of `role_arn` a request. `ca` is trusted beside the system's roots."""
+
+    endpoint: str
+    bucket: str
+    role_arn: str
+    region: str = "us-east-1"
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        match = _ENDPOINT.fullmatch(self.endpoint)
+        if match is None or (match["scheme"] == "http" and match["host"] not in _LOOPBACK):
+            raise ValueError("endpoint must be an https origin (http only on loopback)")
+        if not _BUCKET.fullmatch(self.bucket):
+            raise ValueError("bucket is not a bucket name")
+        if not _REGION.fullmatch(self.region):
+            raise ValueError("region is not a region's name")
+        if not self.role_arn or not self.role_arn.isascii():
+            raise ValueError("role_arn must be ASCII text")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectsConfig:
-    """Where objects lie: a local folder, made with mode 0700 where it is missing."""
+    """Where objects lie: a local folder, made with mode 0700 where it is missing, or a bucket. One of the two."""
 
-    directory: Path
+    directory: Path | None = None
+    s3: S3Config | None = None
+
+    def __post_init__(self) -> None:
+        if (self.directory is None) == (self.s3 is None):
+            raise ValueError("name either a directory or a table s3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

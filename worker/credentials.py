@@ -14,13 +14,10 @@ from agentkeys_core.audit import AuditRow, OpResult
 from agentkeys_core.bodies import DeleteAnswer, StoreAnswer
 from agentkeys_core.envelope import Envelope, ObjectPlaintext, seal_envelope
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.hashes import sha256
 from agentkeys_core.secret import Secret
 from worker.admission import Admitted
-from worker.ports import Deletions, ObjectStore, Release, Signer
+from worker.ports import ObjectStore, Release, Signer
 
-#: Beyond a request's expiry: both clocks' tolerance, and as much again.
-KEEP_DELETION_S: Final = 180
 #: Reads that a concurrent store overtakes are repeated.
 READ_TRIES: Final = 3
 #: Pauses in seconds before an acknowledgement that got no answer is asked for again; the signer answers repeats alike.
@@ -46,12 +43,10 @@ class ObjectService:
         *,
         signer: Signer,
         objects: ObjectStore,
-        deletions: Deletions,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._signer = signer
         self._objects = objects
-        self._deletions = deletions
         self._sleep = sleep
         self._unacknowledged = _Unacknowledged()
 
@@ -61,20 +56,21 @@ class ObjectService:
         Raises:
             KeyServiceError: the signer's refusal; `object_store_unavailable` with the signed row of the failure.
         """
-        with self._objects.lock(admitted.path):
+        with self._objects.hold(admitted) as held:
             written = self._unacknowledged.get(admitted.digest)
-            if written is not None and written == self._version(admitted.path):
+            if written is not None and held.is_unchanged(written):
                 return self._acknowledge(admitted, written)
             try:
+                held.claim()
                 release = self._signer.release_for_store(admitted)
             except KeyServiceError as error:
                 return _stored(_row_of_replay(error))
             data = _sealed_object(admitted, release)
             try:
-                self._objects.write(admitted.path, data)
+                version = held.write(data)
             except KeyServiceError as error:
                 raise self._failed(admitted, error) from error
-            return self._acknowledge(admitted, sha256(data))
+            return self._acknowledge(admitted, version)
 
     def fetch(self, admitted: Admitted) -> Outcome:
         """Open the current version: what the store committed to, and that store's row; `row` records this fetch.
@@ -83,15 +79,16 @@ class ObjectService:
             KeyServiceError: the signer's refusal; `object_not_found`, `invalid_envelope`, `unsupported_version`,
                 `class_mismatch`, `object_store_unavailable`, each with the signed row of the failure.
         """
-        data = self._existing(admitted)
+        read = self._objects.reader(admitted)
+        data = self._existing(admitted, read)
         for _ in range(READ_TRIES - 1):
             try:
                 return self._open(admitted, data)
             except KeyServiceError as error:
                 if error.reason is not Reason.VERSION_NOT_CURRENT:
                     raise
-                read, data = data, self._existing(admitted)
-                if data == read:
+                before, data = data, self._existing(admitted, read)
+                if data == before:
                     raise
         return self._open(admitted, data)
 
@@ -104,18 +101,15 @@ class ObjectService:
         Raises:
             KeyServiceError: the signer's refusal; `object_store_unavailable`: closed, but not removed yet.
         """
-        path, digest = admitted.path, admitted.digest
-        with self._objects.lock(path):
-            keep_until = admitted.request.expires_at + KEEP_DELETION_S
-            begun = self._deletions.begin(digest, self._version(path), keep_until=keep_until)
+        with self._objects.hold(admitted) as held:
+            removal = held.removal()
             try:
                 row = self._signer.sign_row(admitted, OpResult.SUCCESS)
             except KeyServiceError as error:
-                if begun.first and error.reason not in _UNDECIDED:
-                    self._deletions.withdraw(digest)
+                if error.reason not in _UNDECIDED:
+                    removal.refuse()
                 raise
-            if begun.version and self._version(path) == begun.version:
-                self._objects.remove(path)
+            removal.carry_out()
         return Outcome(row=row, plaintext=DeleteAnswer(row_hash=row.row_hash).encode())
 
     def list(self, admitted: Admitted) -> Outcome:
@@ -157,9 +151,9 @@ class ObjectService:
             raise self._failed(admitted, error) from error
         return Outcome(row=release.row, plaintext=plaintext)
 
-    def _existing(self, admitted: Admitted) -> bytes:
+    def _existing(self, admitted: Admitted, read: Callable[[], bytes | None]) -> bytes:
         try:
-            data = self._objects.read(admitted.path)
+            data = read()
         except KeyServiceError as error:
             raise self._failed(admitted, error) from error
         if data is None:
@@ -171,16 +165,11 @@ class ObjectService:
         row = self._signer.sign_row(admitted, OpResult.FAILURE)
         return KeyServiceError(error.reason, error.detail, metadata=error.metadata, row=row.encode())
 
-    def _version(self, path: str) -> bytes:
-        """What tells one stored object from every other, also where it is damaged; empty for none."""
-        data = self._objects.read(path)
-        return b"" if data is None else sha256(data)
-
 
 class _Unacknowledged:
     """Stores that are written, and whose acknowledgement got no answer. Bounded; forgotten ones need a new request.
 
-    By cap digest, with the hash of the object written: one that was overwritten since is not acknowledged any more.
+    By cap digest, with the version of the object written: one that was overwritten since is not acknowledged any more.
     """
 
     def __init__(self) -> None:

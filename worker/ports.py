@@ -1,5 +1,6 @@
 """What the worker's own logic needs of the outside. The signer is asked with `Admitted` values, and nothing else."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -36,6 +37,15 @@ class RowPage:
     next: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudSession:
+    """What opens one object of the object store for one verb, until it expires. Its secret halves never print."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+
+
 class Signer(Protocol):
     """Every method raises KeyServiceError with the signer's own reason, or `signer_unreachable`."""
 
@@ -44,6 +54,9 @@ class Signer(Protocol):
 
     def release_for_read(self, admitted: Admitted, *, epoch: int, salt: bytes) -> Release:
         """The key of the version that an envelope names."""
+
+    def open_session(self, admitted: Admitted, *, role_arn: str) -> CloudSession:
+        """A session for the request's object and effect. `cap_replayed` of an acknowledged store carries its row."""
 
     def sign_row(self, admitted: Admitted, result: OpResult) -> AuditRow:
         """The row of this outcome: acknowledges a store, authorises a delete, records a failure. Idempotent."""
@@ -56,34 +69,39 @@ class Signer(Protocol):
 
 
 class ObjectStore(Protocol):
-    """Objects by path (`agentkeys_core.ops.object_path`). Failures are `object_store_unavailable`."""
+    """Objects, each reached by the admitted request that names it, for what that request does and nothing else.
 
-    def lock(self, path: str) -> AbstractContextManager[None]:
+    Failures are `object_store_unavailable`. Behind cloud sessions the signer is asked for one, and its refusals go on.
+    """
+
+    def reader(self, admitted: Admitted) -> Callable[[], bytes | None]:
+        """What reads the object of a fetch, anew on each call; it gives None where there is none."""
+
+    def hold(self, admitted: Admitted) -> AbstractContextManager["Held"]:
         """Keep every other writer of this object out, in this process and in others. `overloaded` after a while."""
 
-    def read(self, path: str) -> bytes | None:
-        """The object, None where there is none."""
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replace the object durably: after a crash it is the old one or the new one."""
+class Held(Protocol):
+    """The object of one store or delete, which nobody else writes meanwhile."""
 
-    def remove(self, path: str) -> None:
-        """Remove the object durably; nothing where there is none."""
+    def is_unchanged(self, version: bytes) -> bool:
+        """Whether what was written as `version`, maybe some time ago, can still be the object."""
 
+    def claim(self) -> None:
+        """Have the object ready to be written. Raises `cap_replayed` where this very cap has claimed it before."""
 
-class Deletions(Protocol):
-    """Which version of its object each delete met first, so that a repeat never removes a newer one."""
+    def write(self, data: bytes) -> bytes:
+        """Replace the object durably: after a crash it is the old one or the new one. Returns its version."""
 
-    def begin(self, digest: bytes, version: bytes, *, keep_until: float) -> "Begun":
-        """Note durably what the delete with this cap digest meets; what an earlier attempt noted stands."""
-
-    def withdraw(self, digest: bytes) -> None:
-        """Forget a delete that was refused."""
+    def removal(self) -> "Removal":
+        """What this delete would remove: the object as its first attempt meets it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """`version` is what the first attempt of a delete met, empty for nothing; `first` says that this is it."""
+class Removal(Protocol):
+    """One delete, from before the signer is asked to authorise it."""
 
-    version: bytes
-    first: bool
+    def refuse(self) -> None:
+        """The signer refused it: a later attempt begins anew."""
+
+    def carry_out(self) -> None:
+        """Remove the object durably, unless it was stored since the first attempt; nothing where there is none."""

@@ -37,7 +37,9 @@ def _compare(show: Show, offer: Offer, told: str | None) -> None:
         return
     show.warn(f"pairing hash: {shown(offer.hash)}")
     # --yes does not answer this one: it is the only thing that ties the file to the machine.
-    Show(as_json=show.as_json).confirm("Does the agent's machine show the very same pairing hash?")
+    Show(as_json=show.as_json).confirm(
+        "Does the agent's machine show the very same pairing hash?", instead="give --pairing-hash HEX as shown there"
+    )
 
 
 @app.command("add")

@@ -37,7 +37,7 @@ def _judge(show: Show, export: Export, verdict: Verdict, extra: dict[str, object
         raise DeviceError(Trouble.EXPORT_NOT_TRUSTED, f"{len(faults) + verdict.missing} findings")
 
 
-@app.command("export")
+@app.command("export", short_help="Write this actor's audit rows to a file, verified.")
 def export_command(
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the rows (mode 0600).")] = Path(
@@ -52,7 +52,7 @@ def export_command(
         _judge(device.show, export, verdict, {"file": str(out)})
 
 
-@app.command("verify")
+@app.command("verify", short_help="Verify an export, without any server.")
 def verify_command(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What agentkeys audit export wrote.")],

@@ -28,7 +28,7 @@ def _value(source: str) -> bytes:
     return data
 
 
-@app.command("put")
+@app.command("put", short_help="Store a credential. Replacing one needs K11.")
 def put_command(
     context: typer.Context,
     name: NameArgument,
@@ -52,7 +52,7 @@ def put_command(
         )
 
 
-@app.command("get")
+@app.command("get", short_help="Read a credential: its very bytes. On a master it needs K11.")
 def get_command(
     context: typer.Context,
     name: NameArgument,
@@ -62,7 +62,10 @@ def get_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Read a credential: its very bytes, after store and fetch were verified. On a master it needs K11."""
+    """Read a credential: its very bytes, after store and fetch were verified. On a master it needs K11.
+
+    With --json its value is base64url without padding.
+    """
     if out is not None and out.exists() and not force:
         raise DeviceError(Trouble.FILE_EXISTS, f"{out} exists already; --force replaces it")
     with opened(context) as device:
@@ -81,6 +84,8 @@ def get_command(
         else:
             sys.stdout.buffer.write(fetched.value)
             sys.stdout.buffer.flush()
+            if sys.stdout.isatty() and not fetched.value.endswith(b"\n"):
+                sys.stdout.write("\n")  # the next prompt has a line of its own; a file or pipe gets the bytes alone
 
 
 @app.command("list")
@@ -92,7 +97,7 @@ def list_command(context: typer.Context) -> None:
         device.show.table(data, ("name", "current store"), [(name, hex_encode(store)) for name, store in entries])
 
 
-@app.command("rm")
+@app.command("rm", short_help="Delete a credential for ever. Needs K11.")
 def rm_command(context: typer.Context, name: NameArgument) -> None:
     """Delete a credential for ever. Needs K11."""
     with opened(context) as device:

@@ -33,7 +33,7 @@ def list_command(context: typer.Context) -> None:
         device.show.table(data, ("device", "state", "since", "hash"), rows)
 
 
-@app.command("revoke")
+@app.command("revoke", short_help="Revoke a device for ever. Needs K11.")
 def revoke_command(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="HASH", help="Its hash, or at least the first 8 digits of it.")],

@@ -15,11 +15,13 @@ from device.enrol import Enrolment, enrol
 from device.errors import DeviceError, Trouble
 from device.home import Home, read_private_file, write_new_file
 from device.identity import Identity, Part
+from device.intent import moment
 from device.k11.port import K11Kind
 from device.learn import learn_agent, own_record
 from device.pairing import make_offer, shown
 from device.session import Device
 from device.setting_up import confirmed_profile, hex_argument, set_up
+from device.show import described
 
 ProfileOption = Annotated[
     Path, typer.Option("--profile", metavar="FILE", help="The deployment's profile, from its host.")
@@ -159,7 +161,9 @@ def whoami(
             data |= _own(identity)
             if offline:
                 data["status"] = "not_asked"
-        device.show.result(data)
+        since = data.get("registered_at")
+        shown = data if not isinstance(since, int) else data | {"registered_at": moment(since)}
+        device.show.result(data, described(shown))
 
 
 def _own(identity: Identity) -> dict[str, object]:

@@ -48,7 +48,7 @@ class BrowserAuthenticator:
             kind="create",
             title="Make this device's K11 key",
             lines=(("used for", "approving what this device signs"), ("device", hex_encode(device_key_hash))),
-            digest=hex_encode(challenge),
+            digest="",  # nothing is signed yet that a terminal could show
             options=options,
             accept=lambda obj: made.append(read_creation(obj, challenge=challenge)),
         )

@@ -46,7 +46,7 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One ceremony: what the page shows, the options for the browser, and who judges the answer.
+    """One ceremony: what the page shows (`digest` is empty where there is none), the options, who judges the answer.
 
     `accept` returns nothing where the answer is good, and raises KeyServiceError where the person may try again.
     """

@@ -20,7 +20,7 @@ from signer.journal import GENESIS, JournalLine, LineKind, chain_hash, check_hea
 from signer.keyring import Keyring
 from signer.ledger import Inventory
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.5
 
 SCHEMA: Final = """
@@ -42,6 +42,11 @@ CREATE TABLE salts(
   object_id INTEGER NOT NULL, salt BLOB NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
   store BLOB NOT NULL, expect BLOB,
   PRIMARY KEY(object_id, salt)) STRICT, WITHOUT ROWID;
+
+-- Which cap's cloud session holds an object of the object store, and until when; one row an object at most.
+CREATE TABLE holds(
+  owner BLOB NOT NULL, class INTEGER NOT NULL, service TEXT NOT NULL, digest BLOB NOT NULL, until REAL NOT NULL,
+  PRIMARY KEY(owner, class, service)) STRICT, WITHOUT ROWID;
 
 -- Audit chains: `heads.operator_id` is the id of the operator's own chain.
 CREATE TABLE heads(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from agentkeys_core.ops import ObjectClass
+from signer.holds import Hold
 from signer.ledger import Burn, CapRecord, IssuedSalt, ObjectRef, StoredName, Versions
 
 _CAP_COLUMNS: Final = "digest, burned, keep_until, row_id, salt, expect, outcome, outcome_row_id"
@@ -122,6 +123,28 @@ class SqlLedger:
         ).fetchone()
         if found is not None:
             self._conn.execute("DELETE FROM salts WHERE object_id = ?", found)
+
+    def hold(self, ref: ObjectRef) -> Hold | None:
+        """The last hold of the object, over or not; None where it was ended."""
+        found = self._conn.execute(
+            "SELECT digest, until FROM holds WHERE owner = ? AND class = ? AND service = ?",
+            (ref.owner, int(ref.object_class), ref.service),
+        ).fetchone()
+        return None if found is None else Hold(digest=found[0], until=found[1])
+
+    def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
+        """Let that cap hold the object, whoever held it before."""
+        self._conn.execute(
+            "INSERT OR REPLACE INTO holds(owner, class, service, digest, until) VALUES (?, ?, ?, ?, ?)",
+            (ref.owner, int(ref.object_class), ref.service, hold.digest, hold.until),
+        )
+
+    def end_hold(self, ref: ObjectRef, digest: bytes) -> None:
+        """Nothing of that cap's session is under way any more; another cap's hold stays."""
+        self._conn.execute(
+            "DELETE FROM holds WHERE owner = ? AND class = ? AND service = ? AND digest = ?",
+            (ref.owner, int(ref.object_class), ref.service, digest),
+        )
 
     def names(self, owner: bytes, object_class: ObjectClass, *, after: str, limit: int) -> Sequence[StoredName]:
         """Services with a current store, in order, after the service `after`."""

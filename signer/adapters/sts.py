@@ -1,6 +1,7 @@
 """AssumeRoleWithWebIdentity over HTTPS, as AWS STS and what speaks its protocol answer it."""
 
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -24,6 +25,7 @@ MAX_ANSWER: Final = 64 * 1024  # bytes
 _VERSION: Final = "2011-06-15"
 _NAMESPACE: Final = "{https://sts.amazonaws.com/doc/2011-06-15/}"
 _SKEW_S: Final = 300  # between this clock and the endpoint's
+_CODE: Final = re.compile(r"[A-Za-z]{1,64}")
 _FIELDS: Final = ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
 
 
@@ -52,7 +54,7 @@ class StsClient:
         except (OSError, http.client.HTTPException) as exc:  # ssl.SSLError and timeouts are OSErrors
             raise KeyServiceError(Reason.STS_UNREACHABLE, type(exc).__name__) from exc
         if status != http.client.OK:
-            raise KeyServiceError(Reason.STS_UNREACHABLE, f"HTTP status {status}")
+            raise KeyServiceError(Reason.STS_UNREACHABLE, f"HTTP status {status}, {_error_code(answer)}")
         return self._session(answer)
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
@@ -80,10 +82,7 @@ class StsClient:
         return response.status, answer
 
     def _session(self, answer: bytes) -> StsSession:
-        try:
-            root: ET.Element = fromstring(answer, forbid_dtd=True)
-        except (ET.ParseError, DefusedXmlException, ValueError, LookupError) as exc:  # LookupError: an unknown encoding
-            raise KeyServiceError(Reason.STS_UNREACHABLE, "the answer is not XML") from exc
+        root = _parsed(answer)
         path = f"{_NAMESPACE}AssumeRoleWithWebIdentityResult/{_NAMESPACE}Credentials/{_NAMESPACE}"
         access_key_id, secret, session_token, expiration = (root.findtext(path + name, "") for name in _FIELDS)
         if not (access_key_id and secret and session_token):
@@ -105,6 +104,23 @@ class StsClient:
         if not 0 < expires_at - self._clock.now() <= SESSION_TTL_S + _SKEW_S:
             raise KeyServiceError(Reason.STS_UNREACHABLE, "the session has another length than asked for")
         return expires_at
+
+
+def _parsed(answer: bytes) -> ET.Element:
+    try:
+        root: ET.Element = fromstring(answer, forbid_dtd=True)
+    except (ET.ParseError, DefusedXmlException, ValueError, LookupError) as exc:  # LookupError: an unknown encoding
+        raise KeyServiceError(Reason.STS_UNREACHABLE, "the answer is not XML") from exc
+    return root
+
+
+def _error_code(answer: bytes) -> str:
+    """The endpoint's word for its refusal. Its message stays unread: it may quote the token."""
+    try:
+        code = _parsed(answer).findtext(f"{_NAMESPACE}Error/{_NAMESPACE}Code", "")
+    except KeyServiceError:
+        code = ""
+    return code if _CODE.fullmatch(code) else "no code"
 
 
 def _cut(connected: socket.socket) -> None:

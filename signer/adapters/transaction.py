@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from agentkeys_core.audit import NO_ROW, AuditEnvelope, AuditRow, row_hash
 from agentkeys_core.hashes import keccak256
 from signer.adapters.ledger import SqlLedger
+from signer.holds import Hold
 from signer.journal import JournalLine, chain_hash
 from signer.keyring import Keyring
 from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef
@@ -297,6 +298,16 @@ class _TxLedger(SqlLedger):
         """Close all salts of the object; it is listed no more."""
         _ = self._tx.conn
         super().drop(ref)
+
+    def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
+        """Let that cap hold the object, whoever held it before."""
+        _ = self._tx.conn
+        super().put_hold(ref, hold)
+
+    def end_hold(self, ref: ObjectRef, digest: bytes) -> None:
+        """Nothing of that cap's session is under way any more; another cap's hold stays."""
+        _ = self._tx.conn
+        super().end_hold(ref, digest)
 
 
 _STATEMENTS: Final[dict[tuple[str, int], str]] = {}

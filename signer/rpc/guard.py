@@ -22,7 +22,7 @@ from agentkeys_runtime.identity import CallerIdentity
 from agentkeys_runtime.logs import log_event, request_id
 from signer.gate import Gate
 from signer.rpc.callers import AuthContext, Callers, check_allowed, name_of
-from signer.rpc.permissions import ALWAYS_SERVED
+from signer.rpc.permissions import ALWAYS_SERVED, name_in_journal
 from signer.rpc.pools import CountingPool
 from signer.rpc.status import grpc_status
 from signer.rpc.unknown import parser
@@ -203,7 +203,7 @@ class Guard:
             return
         if attempt.early and refusal.reason is not Reason.INTERNAL:
             caller = name_of(attempt.caller, _auth(context))
-            self._refusals.early(caller=caller, method=path.rpartition("/")[2], reason=refusal.reason)
+            self._refusals.early(caller=caller, method=name_in_journal(path), reason=refusal.reason)
         attempt.log(path, refusal)
         context.abort_with_status(grpc_status(refusal))
 

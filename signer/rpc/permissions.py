@@ -55,3 +55,8 @@ ALWAYS_SERVED: Final = frozenset(method for method in PERMISSIONS if not method.
 def is_allowed(role: CallerRole, method: str) -> bool:
     """Whether a caller of `role` may call this full method name."""
     return role in PERMISSIONS.get(method, frozenset())
+
+
+def name_in_journal(method: str) -> str:
+    """A method's short name; one without a row has none, as whoever calls would choose what fills the journal."""
+    return method.rpartition("/")[2] if method in PERMISSIONS else "not served"

@@ -204,14 +204,9 @@ def test_a_co_signature_of_its_own_is_none(town: Town, agent: Member) -> None:
         assert reason(call) == "broker_signature_invalid"
 
 
-def test_a_value_that_it_swaps_is_noticed_by_whoever_reads_it(town: Town, master: Member) -> None:
-    """The store's row commits to the body; a worker encrypts another one under the genuine key, with the genuine row."""
-    body = StoreBody(blind=secrets.token_bytes(32), expect=None, value=b"the user's").encode()
-    cap = master.cap(Op.CRED_STORE, "cred:swapped", body)
-    released = town.signer().derive_cred_kek(cap.encode())
-    town.signer().sign_audit_row(cap.encode(), result=0)
-    swapped = StoreBody(blind=secrets.token_bytes(32), expect=None, value=b"the worker's").encode()
-    plaintext = ObjectPlaintext(body=swapped, row=AuditRow.parse(released.row)).encode()
+def sealed(town: Town, master: Member, version: Version, name: str, plaintext: ObjectPlaintext) -> None:
+    """Put an object of the thief's making in place of a version, under that version's genuine key."""
+    released = version.released
     with Secret.copy_of(released.key) as key:
         data = seal_envelope(
             key,
@@ -220,14 +215,33 @@ def test_a_value_that_it_swaps_is_noticed_by_whoever_reads_it(town: Town, master
             salt=released.salt,
             commitment=released.commitment,
             owner=master.who.operator,
-            service=Service.parse("cred:swapped", Op.CRED_STORE),
-            plaintext=plaintext,
+            service=Service.parse(f"cred:{name}", Op.CRED_STORE),
+            plaintext=plaintext.encode(),
         )
-    file = town.object_file(master, "cred:swapped")
+    file = town.object_file(master, f"cred:{name}")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
+
+
+def test_a_value_that_it_swaps_is_noticed_by_whoever_reads_it(town: Town, master: Member) -> None:
+    """The store's row commits to the body; a worker encrypts another one under the genuine key, with the genuine row."""
+    version = town.store(master, "cred:swapped", b"the user's")
+    swapped = StoreBody(blind=secrets.token_bytes(32), expect=None, value=b"the worker's").encode()
+    row = AuditRow.parse(version.released.row)
+    sealed(town, master, version, "swapped", ObjectPlaintext(body=swapped, row=row))
     with pytest.raises(DeviceError) as caught:
         get(master.device, "swapped")
+    assert caught.value.reason is Trouble.ROW_NOT_TRUSTED
+
+
+def test_an_older_value_that_it_kept_is_noticed_by_whoever_reads_it(town: Town, master: Member) -> None:
+    """Value and row are genuine, but of a store that another one replaced: not what the signer released the key of."""
+    old = town.store(master, "cred:revived", b"leaked long ago")
+    new = town.store(master, "cred:revived", b"rotated", expect=old.cap.request.digest)
+    kept = ObjectPlaintext(body=old.body, row=AuditRow.parse(old.released.row))
+    sealed(town, master, new, "revived", kept)
+    with pytest.raises(DeviceError) as caught:
+        get(master.device, "revived")
     assert caught.value.reason is Trouble.ROW_NOT_TRUSTED
 
 

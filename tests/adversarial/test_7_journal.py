@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 
+import grpc
 import pytest
 
 from agentkeys_core.audit import AuditRow, OpKind, verify_chain
@@ -16,7 +17,7 @@ from agentkeys_core.keys import parse_jwks
 from agentkeys_core.ops import Op
 from demo.process import StackError
 from device.credentials import get, listed, put, remove
-from tests.adversarial.town import OPENROUTER, Member, Town, reason, reason_of, town_in
+from tests.adversarial.town import OPENROUTER, PATIENCE_S, Member, Town, reason, reason_of, town_in
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_the_worker_says_so_and_answers_nothing(own: Town, master: Member) -> No
 
 
 def test_a_thousand_junk_calls_add_a_few_lines(own: Town, master: Member) -> None:
-    """What no device has signed is counted: by certificate, method, reason and minute."""
+    """What no device has signed is counted: by certificate, method, reason and minute; unknown methods as one."""
     before = len(own.journal())
     junk = master.cap(Op.CRED_FETCH, OPENROUTER, signer=own.master().key).encode()
     early = len(own.journal())
@@ -105,6 +106,10 @@ def test_a_thousand_junk_calls_add_a_few_lines(own: Town, master: Member) -> Non
             daemon.derive_address(bytes(32), epoch=1)
         with suppress(KeyServiceError):
             credentials.derive_address(bytes(32), epoch=1)
+    with own.channel("daemon") as channel:
+        for number in range(250):
+            with suppress(grpc.RpcError):
+                channel.unary_unary(f"/agentkeys.signer.v1.Signer/{number:0>999}")(b"", timeout=PATIENCE_S)
     own.stack.stop("signer")  # counts are written
     lines = own.journal()[early:]
     own.stack.start("signer")
@@ -116,7 +121,8 @@ def test_a_thousand_junk_calls_add_a_few_lines(own: Town, master: Member) -> Non
         assert line["cap"] is None
     assert counted["DeriveCredKek", "device_signature_invalid"] == 250
     assert counted["DeriveAddress", "role_not_allowed"] == 500
-    assert sum(counted.values()) >= 1000
+    assert sum(counted.values()) >= 1250
+    assert max(len(line["method"]) for line in lines) < 32  # none of the caller's own words
     assert early - before <= 2
 
 

@@ -35,7 +35,7 @@ from agentkeys_runtime.mtls import client_channel
 from agentkeys_runtime.registry_client import RegistryFollower
 from agentkeys_runtime.signer_client import ReleasedKey, SignerClient
 from demo.attacker import Asked, Who, compose, cosign, https
-from demo.stack import Stack
+from demo.stack import PARTS, Stack
 from device.agents import add_agent
 from device.change_desk import views_of
 from device.enrol import enrol
@@ -47,25 +47,60 @@ from device.pairing import make_offer
 from device.session import Device
 from device.setting_up import confirmed_profile, set_up
 from device.show import Show
+from tests.minio import MinioServer
 
 OPENROUTER = "cred:openrouter"
 #: What a test waits for something that the system promises to happen by itself.
 PATIENCE_S = 20.0
 
 
+@dataclass(slots=True, kw_only=True)
 class QuickStack(Stack):
     """A stack that is soon ready: certificates and K1 are made by the same commands, but in this process.
 
-    Its vault is opened by a key file: a signer that is killed often shall start fast.
+    Its vault is opened by a key file: a signer that is killed often shall start fast. With `bucket` its objects lie in
+    a real object store, which starts as soon as the issuer serves.
     """
+
+    bucket: bool = False
+    minio: MinioServer | None = None
 
     def prepare(self) -> None:
         """Make certificates, keys, vault and configurations; nothing runs yet."""
         with patch.object(demo.stack, "run", _run):
-            super().prepare()
+            Stack.prepare(self)
+
+    def make_certificates(self) -> None:
+        """Make the authority and a leaf for each part; then it is known where the object store will be."""
+        Stack.make_certificates(self)
+        if self.bucket:
+            certificate = self.issue("minio", "issuer", "minio", "--ip", "127.0.0.1")
+            folder = self.root / "minio"
+            folder.mkdir()
+            self.minio = MinioServer(folder=folder, certificate=certificate, issuer=self.origin("issuer"))
+            self.settings["signer"] = self.settings.get("signer", "") + self.minio.signer_table()
+            self.objects = self.minio.worker_table()
+
+    def start(self, *names: str) -> None:
+        """Start the named services, or all of them; the object store reads the issuer's files when it starts."""
+        if self.minio is not None and self.minio.process is None:
+            Stack.start(self, "issuer")
+            self.minio.start()
+            self.minio.prepare()
+            names = names or tuple(part for part in PARTS if part != "issuer")
+            for part in names:
+                Stack.start(self, part)
+            return
+        Stack.start(self, *names)
+
+    def stop(self, *names: str) -> None:
+        """Stop the named services, or all of them and the object store."""
+        Stack.stop(self, *names)
+        if self.minio is not None and not names:
+            self.minio.stop()
 
     def _configurations(self) -> None:
-        super()._configurations()
+        Stack._configurations(self)
         config = self.root / "signer.toml"
         unseal = f'method = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n'
         text = config.read_text()
@@ -149,7 +184,7 @@ class Version:
 class Town:
     """A running stack and what tests do with it. Channels and clients live as long as the town."""
 
-    stack: Stack
+    stack: QuickStack
     _open: ExitStack = field(default_factory=ExitStack)
     _clients: dict[str, SignerClient] = field(default_factory=dict)
     _count: int = 0
@@ -308,13 +343,14 @@ def town_in(
     *services: str,
     settings: dict[str, str] | None = None,
     detours: dict[str, int] | None = None,
+    bucket: bool = False,
     when_prepared: Callable[[dict[str, int]], None] = lambda _: None,
 ) -> Iterator[Town]:
     """Prepare and start a town, and end every process of it whatever happens.
 
     `when_prepared` gets the ports before anything runs.
     """
-    stack = QuickStack(root=root, settings=settings or {}, detours=detours or {})
+    stack = QuickStack(root=root, settings=settings or {}, detours=detours or {}, bucket=bucket)
     stack.prepare()
     when_prepared(stack.ports)
     try:

@@ -25,16 +25,20 @@ from broker.adapters.store_sqlite import SqliteCounters
 from broker.cosign import Cosigner
 from broker.quota import Quota, QuotaLimits
 from broker.web.routes import broker_endpoints
+from signer.ports import StsExchange
 from tests.fakes.app_client import AppClient
 from tests.fakes.registry import StaticRegistry
 from tests.unit.signer.world import OF_CLASS, REGISTRY_ID, World, broker, world_in
 from worker.adapters.deletions_local import LocalDeletions
 from worker.adapters.objects_local import LocalObjects
+from worker.adapters.objects_s3 import Bucket, S3Objects
 from worker.adapters.signer import AdmittedSigner
+from worker.adapters.store_local import LocalStore
 from worker.admission import Admission, Admitted
 from worker.app import object_operations
 from worker.auditlog import AuditLog
 from worker.credentials import ObjectService, Outcome
+from worker.ports import ObjectStore
 from worker.web.routes import operation_endpoints
 
 T = TypeVar("T")
@@ -73,7 +77,18 @@ class InProcessSigner(SignerClient):
         return self._run("derive", work)
 
     def sts_credentials(self, cap: bytes, *, role_arn: str) -> CloudSession:
-        raise AssertionError("not asked for")
+        def work() -> CloudSession:
+            found = self._world.service.sts_credentials(self._caller, cap, role_arn)
+            opened = found.session
+            return CloudSession(
+                access_key_id=opened.access_key_id,
+                secret_access_key=opened.secret_access_key,
+                session_token=opened.session_token,
+                expires_at=opened.expires_at,
+                row=found.row,
+            )
+
+        return self._run("session", work)
 
     def sign_audit_row(self, cap: bytes, *, result: int) -> bytes:
         return self._run(f"row{result}", lambda: self._world.service.sign_audit_row(self._caller, cap, result))
@@ -133,8 +148,9 @@ class FollowedRegistry:
 class Services:
     """One signer, a broker, a credentials worker and an audit worker, and clients of each."""
 
-    def __init__(self, world: World, folder: Path, limits: QuotaLimits) -> None:
+    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None = None) -> None:
         self.world = world
+        self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
         self.counters = SqliteCounters(folder / "broker.db")
@@ -161,10 +177,14 @@ class Services:
         self.audit = self._worker(WorkerClass.AUDIT, {Op.AUDIT_LIST: log.list}, registry)
 
     def new_service(self) -> ObjectService:
-        deletions = LocalDeletions(self.objects, clock=self.world.clock.now)
-        return ObjectService(
-            signer=AdmittedSigner(self.signer), objects=self.objects, deletions=deletions, sleep=self.pauses.append
-        )
+        signer = AdmittedSigner(self.signer)
+        store: ObjectStore = self._local_store()
+        if self.bucket is not None:
+            store = S3Objects(self.bucket, signer)
+        return ObjectService(signer=signer, objects=store, sleep=self.pauses.append)
+
+    def _local_store(self) -> ObjectStore:
+        return LocalStore(self.objects, LocalDeletions(self.objects, clock=self.world.clock.now))
 
     def restart(self) -> None:
         """The worker forgets whatever it had in memory."""
@@ -281,11 +301,18 @@ class Answered:
 
 
 @contextmanager
-def services_in(folder: Path, *, limits: QuotaLimits | None = None) -> Iterator[Services]:
+def services_in(
+    folder: Path,
+    *,
+    limits: QuotaLimits | None = None,
+    exchange: StsExchange | None = None,
+    bucket: Bucket | None = None,
+) -> Iterator[Services]:
     """Everything in one folder; at the end the signer's journal and rows are verified."""
-    with world_in(folder) as world:
+    with world_in(folder, exchange=exchange) as world:
         world.clock.at = float(int(time.time()))
-        made = Services(world, folder, limits or QuotaLimits(device_per_minute=10_000, user_per_minute=10_000))
+        plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
+        made = Services(world, folder, limits or plenty, bucket)
         try:
             yield made
         finally:

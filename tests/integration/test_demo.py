@@ -179,8 +179,8 @@ def test_up_says_how_to_use_the_stack_and_it_works_that_way(tmp_path: Path) -> N
         )
         assert listed.returncode == 0
         health = next(line for line in text.splitlines() if line.endswith("/healthz")).split()
-        with https(tmp_path / health[2]) as client:
-            assert client.get(health[3]).json()["registry"] == "fresh"
+        with https(tmp_path / health[-2]) as client:
+            assert client.get(health[-1]).json()["registry"] == "fresh"
         second = subprocess.run(
             [sys.executable, "-m", "demo", "up"],
             cwd=tmp_path,
@@ -239,6 +239,17 @@ def test_colour_goes_to_terminals_only() -> None:
     for out, colour in ((Terminal(), True), (io.StringIO(), False)):
         Screen(out).attempt("an attempt", "refused", lambda: "refused")
         assert ("\x1b[32m" in out.getvalue()) is colour
+
+
+def test_a_line_that_is_taken_back_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Terminal()
+    Screen(out).attempt("an attempt whose title is longer than the terminal is wide", "refused", lambda: "refused")
+    assert len(out.getvalue().partition("\r")[0]) < 40
 
 
 def test_a_detour_passes_on_holds_and_refuses() -> None:

@@ -146,6 +146,7 @@ def test_metadata_and_row_arrive(canned: Canned, client: SignerClient) -> None:
         client.derive_cred_kek(b"cap")
     assert caught.value.metadata == {"current_epoch": "7"}
     assert caught.value.row is None
+    assert caught.value.detail == ""  # the status's text is the reason, which is told already
     failing(canned, KeyServiceError(Reason.CAP_REPLAYED, row=b"the row"))
     with pytest.raises(KeyServiceError) as caught:
         client.derive_cred_kek(b"cap")

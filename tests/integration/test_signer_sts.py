@@ -1,11 +1,15 @@
 """Cloud sessions against an STS endpoint that verifies everything, and against ones that answer nonsense."""
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 from cryptography.x509 import DNSName
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.audit import AuditRow
@@ -69,7 +73,7 @@ def ask(channel: Any, cap: Any, arn: Any = ARN) -> Any:
 def test_a_session_opens_exactly_the_object_and_verb_of_its_cap(
     signer: Any, endpoint: Any, user: Any, op: Any, verb: Any
 ) -> None:
-    cap = user.cap(op, "cred:cloud", touch=op is not Op.CRED_STORE)
+    cap = user.cap(op, f"cred:{op}", touch=op is not Op.CRED_STORE)
     with signer.channel("worker") as channel:
         found = ask(channel, cap)
     granted = endpoint.granted[-1]
@@ -77,7 +81,7 @@ def test_a_session_opens_exactly_the_object_and_verb_of_its_cap(
     assert granted["session"] == digest.hex()
     assert granted["claims"]["sub"] == user.person.operator.hex()
     assert granted["statement"]["Action"] == [verb]
-    path = f"arn:aws:s3:::keys-bucket/bots/{user.person.operator.hex()}/credentials/cloud.enc"
+    path = f"arn:aws:s3:::keys-bucket/bots/{user.person.operator.hex()}/credentials/{op}.enc"
     assert granted["statement"]["Resource"] == [path]
     assert (found.access_key_id, found.session_token) == ("AKIDEXAMPLE", "token-of-the-session")
     assert 0 < found.expires_at - time.time() <= 900
@@ -122,7 +126,14 @@ def xml(text: Any, **changes: Any) -> Any:
 
 
 BOMB = b'<!DOCTYPE x [<!ENTITY a "b"><!ENTITY c "&a;&a;">]><x>&c;</x>'
+REFUSAL = (
+    '<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Code>%s</Code></Error></ErrorResponse>'
+)
 NONSENSE = {
+    "a code that quotes": lambda: (403, (REFUSAL % "a token").encode()),
+    "a code for ever": lambda: (403, (REFUSAL % ("A" * 65)).encode()),
+    "a refusal that is no xml": lambda: (403, b"a token"),
+    "a refusal with entities": lambda: (403, BOMB),
     "status": lambda: (302, b""),
     "empty": lambda: (200, b""),
     "text": lambda: (200, b"hello"),
@@ -149,6 +160,25 @@ def test_nonsense_is_a_named_refusal(endpoint: Any, kind: Any) -> None:
     assert caught.value.reason is Reason.STS_UNREACHABLE
     assert "secret-of" not in caught.value.detail
     assert "a token" not in caught.value.detail
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    status=st.sampled_from([200, 400, 403, 500]),
+    answer=st.binary(max_size=300) | st.text(max_size=80).map(lambda text: (REFUSAL % escape(text)).encode()),
+)
+def test_whatever_an_endpoint_answers_is_a_named_refusal_in_its_own_words_or_none(
+    endpoint: Any, status: Any, answer: Any
+) -> None:
+    client = StsClient(endpoint=endpoint.url, ca=endpoint.folder / "tls" / "ca.pem", clock=SystemClock())
+    endpoint.answer = lambda: (status, answer)
+    try:
+        with pytest.raises(KeyServiceError) as caught:
+            client.assume_role(role_arn=ARN, session_name="ab", token="a token", policy="{}")
+    finally:
+        endpoint.answer = None
+    assert caught.value.reason is Reason.STS_UNREACHABLE
+    assert re.fullmatch(r"HTTP status \d{3}, (no code|[A-Za-z]{1,64})|the answer [a-zA-Z ]+", caught.value.detail)
 
 
 @pytest.mark.parametrize("url", ["https://localhost:1", "http://127.0.0.1:1"])

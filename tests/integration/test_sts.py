@@ -17,6 +17,7 @@ from agentkeys_core.captoken import Cap
 from agentkeys_core.errors import Reason
 from agentkeys_core.keys import ES256PublicKey, parse_jwks
 from agentkeys_core.ops import Op
+from signer.tokens import BACKDATED_S
 from tests.fakes.sts_endpoint import NAMESPACE, TAGS, StsEndpoint, answer_xml, sts_endpoint
 from tests.integration.signer_process import SignerProcess, refusal
 from tests.integration.signer_user import Deployed, stub
@@ -101,14 +102,14 @@ def reason_of(signer: Any, cap: Any, **given: Any) -> Any:
     [(Op.MEMORY_GET, "s3:GetObject"), (Op.MEMORY_PUT, "s3:PutObject"), (Op.MEMORY_DELETE, "s3:DeleteObject")],
 )
 def test_a_memory_session_opens_the_actors_own_object(signer: Any, site: Any, user: Any, op: Any, verb: Any) -> None:
-    ask(signer, user.cap(op, "memory:travel"), worker="memory", arn=MEMORY)
+    ask(signer, user.cap(op, f"memory:{op}"), worker="memory", arn=MEMORY)
     granted = site.granted[-1]
     owner = user.person.operator.hex()
     assert granted["role"] == MEMORY
     assert granted["statement"] == {
         "Action": [verb],
         "Effect": "Allow",
-        "Resource": [f"arn:aws:s3:::keys-bucket/bots/{owner}/memory/travel.enc"],
+        "Resource": [f"arn:aws:s3:::keys-bucket/bots/{owner}/memory/{op}.enc"],
     }
     assert granted["claims"][TAGS] == {"principal_tags": {"agentkeys_actor_omni": [owner]}}
 
@@ -118,8 +119,9 @@ def test_a_token_says_who_asked_whom_and_for_five_minutes(signer: Any, site: Any
     ask(signer, fetch(user))
     claims = site.granted[-1]["claims"]
     assert (claims["iss"], claims["aud"], claims["sub"]) == (ISSUER, AUDIENCE, user.person.operator.hex())
-    assert before <= claims["iat"] == claims["nbf"] <= time.time()
+    assert before <= claims["iat"] + BACKDATED_S == claims["nbf"] + BACKDATED_S <= time.time()
     assert claims["exp"] == claims["iat"] + 300
+    assert claims["jti"].partition(".")[0] == site.granted[-1]["session"]
     ask(signer, fetch(user))
     assert site.granted[-1]["claims"]["jti"] != claims["jti"]
 

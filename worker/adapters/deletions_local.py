@@ -5,13 +5,13 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event
 from worker.adapters import durable
 from worker.adapters.objects_local import LocalObjects
-from worker.ports import Begun
 
 FOLDER: Final = ".deletions"
 #: Old notes are looked for once in this many deletes.
@@ -20,8 +20,19 @@ _LIMIT: Final = 256  # bytes
 _LOG: Final = logging.getLogger("agentkeys.objects")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """`version` is what the first attempt of a delete met, empty for nothing; `first` says that this is it."""
+
+    version: bytes
+    first: bool
+
+
 class LocalDeletions:
-    """Implements `worker.ports.Deletions`. Called under the object's lock, so that each note has one writer."""
+    """Which version of its object each delete met first, so that a repeat never removes a newer one.
+
+    Called under the object's lock, so that each note has one writer.
+    """
 
     def __init__(self, objects: LocalObjects, *, clock: Callable[[], float] = time.time) -> None:
         self._root = objects.root
@@ -29,7 +40,11 @@ class LocalDeletions:
         self._count = 0
 
     def begin(self, digest: bytes, version: bytes, *, keep_until: float) -> Begun:
-        """See the port; `object_store_unavailable` where nothing can be noted, and then nothing is deleted."""
+        """Note durably what the delete with this cap digest meets; what an earlier attempt noted stands.
+
+        Raises:
+            KeyServiceError: `object_store_unavailable` where nothing can be noted, and then nothing is deleted.
+        """
         try:
             with durable.folder_at(self._root, [FOLDER], create=True) as folder:
                 self._prune(folder)
@@ -42,7 +57,7 @@ class LocalDeletions:
             raise KeyServiceError(Reason.OBJECT_STORE_UNAVAILABLE, "the delete cannot be noted") from error
 
     def withdraw(self, digest: bytes) -> None:
-        """See the port. A note that stays harms nothing: it ends with its cap."""
+        """Forget a delete that was refused. A note that stays harms nothing: it ends with its cap."""
         try:
             with durable.folder_at(self._root, [FOLDER], create=True) as folder:
                 durable.remove_at(folder, digest.hex())

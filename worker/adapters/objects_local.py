@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,11 @@ from typing import Final, Self, TypeVar
 
 from agentkeys_core.envelope import MAX_ENVELOPE_BYTES
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.hashes import sha256
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.logs import log_event
 from worker.adapters import durable
+from worker.adapters.stripes import LOCK_TIMEOUT_S, Stripes
 
-#: A lock stands for all objects whose path hashes to its number: a fixed number of files, none of them ever removed.
-LOCKS: Final = 256
-LOCK_TIMEOUT_S: Final = 15.0
 _LOCK_PAUSE_S: Final = 0.01
 _LOCK_FOLDER: Final = ".locks"
 _INSTANCES: Final = "instances"
@@ -34,7 +30,7 @@ T = TypeVar("T")
 
 
 class LocalObjects:
-    """Implements `worker.ports.ObjectStore`. Safe for many threads and processes."""
+    """Files by the paths of objects; failures are `object_store_unavailable`. Safe for many threads and processes."""
 
     def __init__(self, directory: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         """Open the folder, made with mode 0700 where it is missing, and remove what crashed writes left in it.
@@ -43,7 +39,7 @@ class LocalObjects:
             ConfigError: it cannot be used, belongs to another account, or is writable by others.
         """
         self._timeout_s = lock_timeout_s
-        self._locks = tuple(threading.Lock() for _ in range(LOCKS))
+        self._stripes = Stripes(timeout_s=lock_timeout_s)
         try:
             directory.mkdir(mode=durable.FOLDER_MODE, exist_ok=True)
             self.root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -73,22 +69,17 @@ class LocalObjects:
 
     @contextmanager
     def lock(self, path: str) -> Iterator[None]:
-        """See the port."""
-        number = sha256(_checked(path).encode())[0] % LOCKS
+        """Keep every other writer of this object out, in this process and in others. `overloaded` after a while."""
         deadline = time.monotonic() + self._timeout_s
-        if not self._locks[number].acquire(timeout=self._timeout_s):
-            raise KeyServiceError(Reason.OVERLOADED, "another request holds this object")
-        try:
+        with self._stripes.hold(_checked(path)) as number:
             descriptor = _guarded(lambda: self._flock(f"{number:02x}", deadline))
             try:
                 yield
             finally:
                 os.close(descriptor)
-        finally:
-            self._locks[number].release()
 
     def read(self, path: str) -> bytes | None:
-        """See the port. One byte more than any envelope has is enough to see that it is none."""
+        """The object, None where there is none. One byte more than any envelope has shows that it is none."""
         *parts, name = _checked(path).split("/")
 
         def work() -> bytes | None:
@@ -101,7 +92,7 @@ class LocalObjects:
         return _guarded(work)
 
     def write(self, path: str, data: bytes) -> None:
-        """See the port."""
+        """Replace the object durably: after a crash it is the old one or the new one."""
         *parts, name = _checked(path).split("/")
 
         def work() -> None:
@@ -111,7 +102,7 @@ class LocalObjects:
         _guarded(work)
 
     def remove(self, path: str) -> None:
-        """See the port."""
+        """Remove the object durably; nothing where there is none."""
         *parts, name = _checked(path).split("/")
 
         def work() -> None:

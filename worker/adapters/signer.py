@@ -5,7 +5,7 @@ from agentkeys_core.bodies import ListAnswer, ListedName
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.signer_client import ReleasedKey, SignerClient
 from worker.admission import Admitted
-from worker.ports import ListPage, Release, RowPage
+from worker.ports import CloudSession, ListPage, Release, RowPage
 
 
 class AdmittedSigner:
@@ -21,6 +21,15 @@ class AdmittedSigner:
     def release_for_read(self, admitted: Admitted, *, epoch: int, salt: bytes) -> Release:
         """See the port."""
         return _release(self._client.derive_cred_kek(admitted.cap, epoch=epoch, salt=salt))
+
+    def open_session(self, admitted: Admitted, *, role_arn: str) -> CloudSession:
+        """See the port."""
+        found = self._client.sts_credentials(admitted.cap, role_arn=role_arn)
+        return CloudSession(
+            access_key_id=found.access_key_id,
+            secret_access_key=found.secret_access_key,
+            session_token=found.session_token,
+        )
 
     def sign_row(self, admitted: Admitted, result: OpResult) -> AuditRow:
         """See the port."""

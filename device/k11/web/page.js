@@ -23,7 +23,11 @@ function show(task) {
     byId("lines").append(term, description);
   }
   byId("digest").textContent = task.digest;
-  for (const id of ["digest-line", "advice", "buttons"]) byId(id).hidden = false;
+  byId("advice").textContent = task.digest
+    ? "Compare this with what your terminal shows. If you did not just start it there, decline."
+    : "If you did not just start this in your terminal, decline.";
+  for (const id of ["advice", "buttons"]) byId(id).hidden = false;
+  byId("digest-line").hidden = !task.digest;
   byId("approve").focus();
 }
 

@@ -1,6 +1,7 @@
 """A small deployment on loopback: real TLS, real signatures, and a knob for each lie that a part could tell."""
 
 import json
+import secrets
 import ssl
 import threading
 import time
@@ -62,7 +63,10 @@ def problem(reason: Reason, status: int = 403, **members: object) -> Reply:
 
 @dataclass
 class Deployment:
-    """State and lies. `hooks` by (part, path) may answer instead; `seen` lists what arrived."""
+    """State and lies. `hooks` by (part, path) may answer instead; `seen` lists what arrived.
+
+    `released` is the epoch and salt that the rows of fetches name, where they are not those of the store.
+    """
 
     root: Path
     authority: Authority
@@ -77,6 +81,7 @@ class Deployment:
     keys: list[ES256PublicKey] = field(default_factory=list)
     tamper: Callable[[dict[str, object]], None] | None = None
     stored_row: Callable[[AuditRow], AuditRow] | None = None
+    released: tuple[int, bytes | None] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -246,7 +251,7 @@ class Deployment:
                 if asked.expect != (current[0].digest if current else None):
                     raise KeyServiceError(Reason.VERSION_NOT_CURRENT)
                 assert current is None or cap.k11 is not None
-                row = self.ledger.of_request(request, OpKind.CRED_STORE)
+                row = self.ledger.of_request(request, OpKind.CRED_STORE, salt=secrets.token_bytes(32))
                 self.objects[key] = (request, inner, row)
                 plain = StoreAnswer(row_hash=row.row_hash).encode()
             case Op.CRED_DELETE:
@@ -258,7 +263,9 @@ class Deployment:
                     row = self.ledger.of_request(request, OpKind.CRED_FETCH, result=OpResult.FAILURE)
                     raise KeyServiceError(Reason.OBJECT_NOT_FOUND, row=row.encode())
                 _, stored, stored_row = self.objects[key]
-                row = self.ledger.of_request(request, OpKind.CRED_FETCH)
+                version = stored_row.content().op_body
+                epoch, salt = self.released or (version.epoch or 0, version.salt)
+                row = self.ledger.of_request(request, OpKind.CRED_FETCH, epoch=epoch, salt=salt)
                 shown = self.stored_row(stored_row) if self.stored_row else stored_row
                 plain = FetchAnswer(body=stored, row=shown).encode()
             case Op.CRED_LIST:

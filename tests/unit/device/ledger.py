@@ -41,9 +41,18 @@ class Ledger:
         return row
 
     def of_request(
-        self, request: CapRequest, kind: OpKind, *, svc: str = "", result: OpResult = OpResult.SUCCESS
+        self,
+        request: CapRequest,
+        kind: OpKind,
+        *,
+        svc: str = "",
+        result: OpResult = OpResult.SUCCESS,
+        epoch: int = 1,
+        salt: bytes | None = None,
     ) -> AuditRow:
-        body = OpBody(cap=request.digest, req=request.request_hash, svc=svc or request.service.text, epoch=1)
+        body = OpBody(
+            cap=request.digest, req=request.request_hash, svc=svc or request.service.text, epoch=epoch, salt=salt
+        )
         return self.append(
             AuditEnvelope.compose(
                 ts_unix=int(time.time()),

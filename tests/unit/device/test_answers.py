@@ -197,6 +197,31 @@ def test_refuses_value_stored_by_an_agent(stored: Person, deployment: Deployment
     untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
 
 
+def test_refuses_value_of_a_store_that_another_one_replaced(
+    stored: Person, deployment: Deployment, tmp_path: Path
+) -> None:
+    _, body, row = next(iter(deployment.objects.values()))
+    assert stored("cred", "put", "openrouter", "--file", tmp_path / "value").code == 0
+    sealed_fetch(deployment, lambda *_: (body, row))
+    untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
+
+
+@pytest.mark.parametrize("salt", [None, bytes(32)])
+def test_refuses_value_that_no_released_key_opened(stored: Person, deployment: Deployment, salt: bytes | None) -> None:
+    """Also where neither row names a salt: the row of a list would be as good as that of a fetch."""
+    deployment.released = (1, salt)
+    if salt is None:
+        request, _, _ = next(iter(deployment.objects.values()))
+        bare = deployment.ledger.of_request(request, OpKind.CRED_STORE)
+        deployment.stored_row = lambda _: bare
+    untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
+
+
+def test_takes_a_value_that_was_rewrapped_under_a_later_epoch(stored: Person, deployment: Deployment) -> None:
+    deployment.released = (2, bytes(32))
+    assert stored("cred", "get", "openrouter").code == 0
+
+
 def test_refuses_value_whose_row_has_a_forged_signature(stored: Person, deployment: Deployment) -> None:
     deployment.stored_row = lambda row: replace(row, sig=Ledger().append(row.content()).sig)
     untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")

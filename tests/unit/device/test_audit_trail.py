@@ -70,6 +70,16 @@ def test_changed_export_is_found_out(master: Person, export: Path, change: Chang
     assert json.loads(outcome.out)["ok"] is False
 
 
+def test_an_export_remembers_rows_that_others_caused(master: Person, export: Path, deployment: Deployment) -> None:
+    """What another device of this actor did was seen here as well, so it cannot be left out later."""
+    ((operator, rows),) = deployment.ledger.rows.items()
+    assert rows[-1].actor == operator
+    deployment.ledger.append(rows[-1].content())
+    assert master("audit", "export", "--out", export, "--force").code == 0
+    outcome = verify(master, export, cut)
+    assert (outcome.code, outcome.reason) == (6, "export_not_trusted")
+
+
 def test_words_name_the_place(master: Person, export: Path) -> None:
     document = json.loads(export.read_bytes())
     forge(document)

@@ -10,7 +10,10 @@ import pytest
 
 from agentkeys_core.audit import OpKind
 from agentkeys_core.changes import OrderedChange, SignedChange
+from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import Reason
+from agentkeys_core.ids import child_omni
+from agentkeys_core.registry import AGENT
 from device.change_desk import CHANGE_LIFE_S
 from tests.unit.device.conftest import Person
 from tests.unit.device.deployment import Deployment, problem
@@ -134,6 +137,22 @@ def test_both_are_asked_and_a_difference_is_told(master: Person, agent: Person, 
     deployment.hooks["broker", read_path(deployment)] = lambda _: (200, told)
     outcome = master("device", "list")
     assert "different things" in outcome.err
+
+
+def test_an_agent_keeps_no_actor_that_one_part_alone_tells(
+    master: Person, agent: Person, deployment: Deployment
+) -> None:
+    """The lie would outlive whoever told it: every later request would name that actor."""
+    operator = bytes.fromhex(master("whoami").data["operator_omni"])
+    told: dict[str, Any] = next(iter(deployment.states.values())).to_json()
+    for entry in told["devices"]:
+        if entry["tier"] == AGENT:
+            entry |= {"label": "other", "actor_omni": hex_encode(child_omni(operator, "other", 0))}
+    deployment.hooks["broker", read_path(deployment)] = lambda _: (200, told)
+    outcome = agent("cred", "list")
+    assert (outcome.code, outcome.reason) == (6, "registry_views_differ")
+    deployment.hooks.clear()
+    assert agent("cred", "list").code == 0
 
 
 def test_reads_go_on_past_a_broker_that_is_gone(master: Person, deployment: Deployment) -> None:

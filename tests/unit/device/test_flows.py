@@ -5,6 +5,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from agentkeys_core.changes import parse_change
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.keys import DeviceKey
@@ -35,6 +37,14 @@ def test_master_reads_lists_replaces_and_removes(master: Person, tmp_path: Path,
     assert master("cred", "rm", "openrouter").data["deleted"] is True
     assert master("cred", "list").data == {"names": []}
     assert not deployment.objects
+
+
+@pytest.mark.parametrize("name", ["Capital", "list", "a" * 65, "", "../up", "ü"])
+def test_a_name_that_no_credential_can_have_is_a_usage_error(master: Person, tmp_path: Path, name: str) -> None:
+    (tmp_path / "v").write_bytes(b"v")
+    for words in (("put", name, "--file", tmp_path / "v"), ("get", name), ("rm", name)):
+        outcome = master("cred", *words)
+        assert (outcome.code, outcome.reason) == (2, "usage")
 
 
 def test_init_prints_typed_data_and_goes_on_with_the_wallets_signature(
@@ -91,6 +101,19 @@ def test_whoami_of_an_agent_that_nobody_added(person: Callable[[str], Person], m
     assert made("whoami").data["status"] == "not_registered"
     refused = made("cred", "list")
     assert (refused.code, refused.reason) == (3, "not_registered")
+
+
+def test_a_device_that_joins_an_agent_is_told_to_share_its_scope(
+    master: Person, agent: Person, person: Callable[[str], Person], tmp_path: Path
+) -> None:
+    """A master who grants one service must know what else the device gets: the actor's scope is not its own."""
+    second, offer = person("second"), tmp_path / "second.json"
+    operator = agent("whoami").data["operator_omni"]
+    hashes = second("pair", "--operator", operator, *second.profile_words(), "--out", offer).data["pairing_hash"]
+    words = ("--label", "research", "--service", "cred:stripe", "--pairing-hash", hashes)
+    added = master("agent", "add", offer, *words)
+    assert added.code == 0
+    assert "cred:openrouter" in added.err
 
 
 def test_scope_revocation_and_freeze(master: Person, agent: Person, deployment: Deployment, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """On a terminal: what is signed is shown, and a person can say no."""
 
+import fcntl
 import os
 import pty
+import re
 import select
 import signal
+import struct
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -13,12 +17,13 @@ import pytest
 from tests.unit.device.conftest import Person
 
 
-def converse(person: Person, answer: bytes, *words: str) -> tuple[int, str]:
+def converse(person: Person, answer: bytes, *words: str, columns: int = 100) -> tuple[int, str]:
     """Run `agentkeys` on a terminal of its own, and answer its question."""
     person.capture.readouterr()
     child, terminal = pty.fork()
     if not child:
         os.execv(sys.executable, [sys.executable, "-m", "device", "--home", str(person.home), *words])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     shown, answered, deadline = b"", False, time.monotonic() + 60
     try:
         while time.monotonic() < deadline:
@@ -50,6 +55,29 @@ def test_person_is_asked_before_anything_is_signed(master: Person, answer: bytes
     assert "Freeze everything of this operator" in shown
     assert "digest" in shown
     assert ("declined" in shown) == bool(code)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_whatever_is_signed_is_shown_in_full(master: Person, columns: int) -> None:
+    """A digest or a name that is cut short could not be compared with what another machine shows."""
+    operator = master("whoami").data["operator_omni"]
+    _, shown = converse(master, b"n\n", "freeze", columns=columns)
+    assert "…" not in shown
+    assert operator in re.sub(r"\x1b\[[0-9;]*m|[\s│]", "", shown)
+
+
+def test_a_table_cuts_no_hash_short(master: Person, agent: Person) -> None:
+    _, shown = converse(master, b"", "device", "list", columns=60)
+    assert "…" not in shown
+    assert agent("whoami").data["device"][:8] in shown
+
+
+def test_a_value_ends_its_line_on_a_terminal_only(master: Person, tmp_path: Path) -> None:
+    (tmp_path / "v").write_bytes(b"value")
+    master("cred", "put", "x", "--file", tmp_path / "v")
+    _, shown = converse(master, b"", "cred", "get", "x")
+    assert shown.endswith("value\r\n")
+    assert master("cred", "get", "x", as_json=False).out == "value"
 
 
 def test_tables_are_drawn_for_people(master: Person, agent: Person) -> None:

@@ -132,6 +132,15 @@ def test_refuses_a_role_without_a_row_and_counts_it_by_name(world: Any) -> None:
     assert world.seen == []
 
 
+def test_names_that_nobody_serves_are_counted_as_one(world: Any) -> None:
+    """Whoever calls chooses them: a line for each would fill the journal."""
+    for path in (f"/{SIGNER}/Anything", "/a/b", "/" + "x" * 4000, f"/{SIGNER}/"):
+        handler = world.guard.unknown_methods().service(Details(path))
+        with pytest.raises(AbortedError):
+            handler.unary_unary(b"", Context(DAEMON))
+    assert {(method, reason) for _, method, reason in world.refusals} == {("not served", Reason.NOT_IMPLEMENTED)}
+
+
 def test_a_worker_may_not_do_what_a_broker_may(world: Any) -> None:
     assert world.reason(Context(WORKER), path=f"/{SIGNER}/DeriveAddress") is Reason.ROLE_NOT_ALLOWED
     assert world.reason(Context(BROKER), path=f"/{SIGNER}/DeriveCredKek") is Reason.ROLE_NOT_ALLOWED

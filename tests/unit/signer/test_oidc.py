@@ -43,6 +43,13 @@ def test_an_export_is_readable_for_a_web_server_and_can_be_repeated(tmp_path: An
     ]
 
 
+def test_an_export_opens_no_folder_that_was_there(tmp_path: Any, keyring: Any) -> None:
+    """A home folder named by mistake, say."""
+    tmp_path.chmod(0o700)
+    oidc.export(tmp_path, oidc.documents(keyring, None))
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
 def test_a_failed_export_leaves_the_old_file(tmp_path: Any, keyring: Any, monkeypatch: Any) -> None:
     oidc.export(tmp_path, {oidc.JWKS: b"old"})
 

@@ -169,6 +169,7 @@ def test_a_session_for_a_delete_comes_before_or_after_its_row(world):
     assert world.names().names != ()
     world.ack(cap)
     assert world.names().names == ()
+    world.ack(cap)  # the object is gone
     later = world.cap(Op.CRED_DELETE, NAME)
     world.ack(later)
     session(world, later)
@@ -198,8 +199,8 @@ def test_a_slow_endpoint_is_no_reason_to_refuse(world, exchange):
 
 def test_one_session_is_charged_once(tmp_path, exchange):
     with world_in(tmp_path, exchange=exchange, device=Rate(per_s=0.0001, burst=2)) as world:
-        for _ in range(2):
-            session(world, world.cap(Op.CRED_STORE, NAME))
+        for name in ("cred:one", "cred:two"):
+            session(world, world.cap(Op.CRED_STORE, name))
         with refused("rate_limited"):
             session(world, world.cap(Op.CRED_STORE, NAME))
 

@@ -284,7 +284,7 @@ class World:
 
     def dump(self) -> list[Any]:
         """Everything that the state file holds, for comparing before and after."""
-        tables = ("caps", "objects", "salts", "heads", "rows", "journal", "journal_head")
+        tables = ("caps", "objects", "salts", "holds", "heads", "rows", "journal", "journal_head")
         return [self.database.reader().execute(f"SELECT * FROM {table}").fetchall() for table in tables]
 
     def audit_keys(self) -> dict[str, ES256PublicKey]:

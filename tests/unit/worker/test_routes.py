@@ -140,6 +140,13 @@ def config_text(**changed: str) -> str:
     return "\n".join(lines) + "\n" + tables + changed.get("objects", '[objects]\ndirectory = "objects"\n')
 
 
+S3_TABLE = """[objects.s3]
+endpoint = "https://objects.example.org"
+bucket = "objects"
+role_arn = "arn:aws:iam::000000000000:role/credentials"
+"""
+
+
 def test_a_configuration_is_read(tmp_path: Path) -> None:
     path = tmp_path / "worker.toml"
     path.write_text(config_text())
@@ -147,6 +154,12 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
     assert found.worker_class == "credentials"
     assert found.objects is not None
     assert found.objects.directory == tmp_path / "objects"
+    path.write_text(config_text(objects=S3_TABLE + 'ca = "roots.pem"\n'))
+    found = load_config(path, WorkerConfig)
+    assert found.objects is not None
+    assert found.objects.s3 is not None
+    assert (found.objects.s3.bucket, found.objects.s3.region) == ("objects", "us-east-1")
+    assert found.objects.s3.ca == tmp_path / "roots.pem"
     path.write_text(config_text(**{"class": '"audit"', "objects": ""}))
     assert load_config(path, WorkerConfig).objects is None
 
@@ -163,6 +176,15 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
         {"listen": '"nowhere"'},
         {"listen": '"127.0.0.1:99999"'},
         {"more": "1"},
+        {"objects": "[objects]\n"},
+        {"objects": '[objects]\ndirectory = "objects"\n' + S3_TABLE},
+        {"objects": S3_TABLE + 'access_key_id = "a"\n'},
+        {"objects": S3_TABLE.replace("https://objects.example.org", "http://objects.example.org")},
+        {"objects": S3_TABLE.replace("objects.example.org", "user:secret@objects.example.org")},
+        {"objects": S3_TABLE.replace("objects.example.org", "objects.example.org/path")},
+        {"objects": S3_TABLE.replace('"objects"', '"o*"')},
+        {"objects": S3_TABLE + 'region = "a b"\n'},
+        {"objects": S3_TABLE.replace("arn:aws:iam::000000000000:role/credentials", "")},
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, changed: dict[str, str]) -> None:

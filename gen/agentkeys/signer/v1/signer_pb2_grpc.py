@@ -135,6 +135,7 @@ class SignerServicer:
 
     def StsCredentials(self, request, context):
         """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class.
+        That of a store or delete holds its object against other caps until SignAuditRow, or for 20 s (`overloaded`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

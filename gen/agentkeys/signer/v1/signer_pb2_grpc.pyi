@@ -41,7 +41,9 @@ class SignerStub:
     DeriveCredKek: _grpc.UnaryUnaryMultiCallable[_signer_pb2.DeriveCredKekRequest, _signer_pb2.DeriveCredKekResponse]
     """Key of one version of one object, and the audit row that records its release. Callers: worker of the op's class."""
     StsCredentials: _grpc.UnaryUnaryMultiCallable[_signer_pb2.StsCredentialsRequest, _signer_pb2.StsCredentialsResponse]
-    """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class."""
+    """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class.
+    That of a store or delete holds its object against other caps until SignAuditRow, or for 20 s (`overloaded`).
+    """
     SignAuditRow: _grpc.UnaryUnaryMultiCallable[_signer_pb2.SignAuditRowRequest, _signer_pb2.SignAuditRowResponse]
     """Acknowledges a store, records a failure, or authorises a delete. Idempotent. Callers: worker of the op's class."""
     ListObjects: _grpc.UnaryUnaryMultiCallable[_signer_pb2.ListObjectsRequest, _signer_pb2.ListObjectsResponse]
@@ -75,7 +77,9 @@ class SignerAsyncStub(SignerStub):
     DeriveCredKek: _aio.UnaryUnaryMultiCallable[_signer_pb2.DeriveCredKekRequest, _signer_pb2.DeriveCredKekResponse]  # type: ignore[assignment]
     """Key of one version of one object, and the audit row that records its release. Callers: worker of the op's class."""
     StsCredentials: _aio.UnaryUnaryMultiCallable[_signer_pb2.StsCredentialsRequest, _signer_pb2.StsCredentialsResponse]  # type: ignore[assignment]
-    """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class."""
+    """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class.
+    That of a store or delete holds its object against other caps until SignAuditRow, or for 20 s (`overloaded`).
+    """
     SignAuditRow: _aio.UnaryUnaryMultiCallable[_signer_pb2.SignAuditRowRequest, _signer_pb2.SignAuditRowResponse]  # type: ignore[assignment]
     """Acknowledges a store, records a failure, or authorises a delete. Idempotent. Callers: worker of the op's class."""
     ListObjects: _aio.UnaryUnaryMultiCallable[_signer_pb2.ListObjectsRequest, _signer_pb2.ListObjectsResponse]  # type: ignore[assignment]
@@ -124,7 +128,9 @@ class SignerServicer(metaclass=_abc_1.ABCMeta):
         request: _signer_pb2.StsCredentialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_signer_pb2.StsCredentialsResponse, _abc.Awaitable[_signer_pb2.StsCredentialsResponse]]:
-        """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class."""
+        """Cloud session (900 s) that opens exactly the objects and verbs of one cap. Callers: worker of the op's class.
+        That of a store or delete holds its object against other caps until SignAuditRow, or for 20 s (`overloaded`).
+        """
 
     @_abc_1.abstractmethod
     def SignAuditRow(
