@@ -77,13 +77,16 @@ def verify_device_signature(cap: UncosignedCap) -> None:
         raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID, "the key is another device's")
 
 
-def authorise(cap: UncosignedCap, operator: OperatorState | None, *, replacing: bool) -> Authorised:
+def authorise(
+    cap: UncosignedCap, operator: OperatorState | None, *, replacing: bool, policy_asks: bool = True
+) -> Authorised:
     """Return who may do what the cap asks, by what the registry says now. The device signature must be verified before.
 
     Args:
         cap: With or without the broker's co-signature, which is checked by `verify_cosign` alone.
         operator: State of the operator to whom the request's device belongs; None where no operator has it.
         replacing: Whether a store is current under that name, so that a store replaces it.
+        policy_asks: Whether the signing policy wants K11 for what is signed; only the signer knows that policy.
 
     Raises:
         KeyServiceError: in this order `device_unknown`, `device_revoked`, `actor_binding_mismatch`,
@@ -103,7 +106,7 @@ def authorise(cap: UncosignedCap, operator: OperatorState | None, *, replacing: 
     return Authorised(
         device=device,
         owner=owner_of(request.rule, request.operator_omni, request.actor_omni),
-        k11_verified=_check_k11(cap, operator, device, replacing=replacing),
+        k11_verified=_check_k11(cap, operator, device, replacing=replacing, policy_asks=policy_asks),
     )
 
 
@@ -129,10 +132,12 @@ def _needs_grant(request: CapRequest, device: DeviceRecord) -> bool:
     return not (listed or _is_master(device))
 
 
-def _check_k11(cap: UncosignedCap, operator: OperatorState, device: DeviceRecord, *, replacing: bool) -> bool:
+def _check_k11(
+    cap: UncosignedCap, operator: OperatorState, device: DeviceRecord, *, replacing: bool, policy_asks: bool
+) -> bool:
     """Return whether a K11 assertion stands behind the cap, once policy is content. One that came is always checked."""
     if cap.k11 is None:
-        if k11_required(cap.request.rule, tier=device.tier, replacing=replacing):
+        if k11_required(cap.request.rule, tier=device.tier, replacing=replacing, policy_asks=policy_asks):
             raise KeyServiceError(Reason.K11_REQUIRED)
         return False
     wanted = credential_id_hash(cap.k11.credential_id)

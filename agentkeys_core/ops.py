@@ -63,12 +63,17 @@ class Effect(Enum):
 
 
 class K11Rule(Enum):
-    """When an operation needs a K11 assertion: never, by master devices, always, or where it replaces an object."""
+    """When an operation needs a K11 assertion.
+
+    Never, by master devices, always, where it replaces an object, or where the signer's signing policy asks for one,
+    which it does unless the host wrote otherwise.
+    """
 
     NEVER = auto()
     MASTERS = auto()
     ALWAYS = auto()
     REPLACING = auto()
+    POLICY = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +147,7 @@ _RULES: Final = (
         prefix="sign",
         once=True,
         kind=OpKind.SIGN_EIP712,
-        k11=K11Rule.ALWAYS,
+        k11=K11Rule.POLICY,
     ),
 )
 
@@ -153,18 +158,21 @@ _LIST_SERVICE: Final = MappingProxyType({Op.CRED_LIST: "cred:list", Op.MEMORY_LI
 _RESERVED: Final = frozenset(_LIST_SERVICE.values())
 
 
-def k11_required(rule: OpRule, *, tier: int, replacing: bool) -> bool:
+def k11_required(rule: OpRule, *, tier: int, replacing: bool, policy_asks: bool = True) -> bool:
     """Tell whether policy asks for a K11 assertion.
 
     Args:
         rule: The operation's row.
         tier: Of the device that signed, 1 master, 2 agent.
         replacing: Whether a store is current under that name.
+        policy_asks: Whether the signing policy wants K11 for what is signed.
     """
     if rule.k11 is K11Rule.MASTERS:
         return tier == MASTER_TIER
     if rule.k11 is K11Rule.REPLACING:
         return replacing
+    if rule.k11 is K11Rule.POLICY:
+        return policy_asks
     return rule.k11 is K11Rule.ALWAYS
 
 

@@ -65,6 +65,14 @@ class RowPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealedSignature:
+    """A wallet's signature that only the device can open, and the row that records it (canonical JSON)."""
+
+    sealed: bytes = field(repr=False)
+    row: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class K10Verdict:
     """Whether a device signature is valid; `reason` says why not, `binding` is the device key hash when it is."""
 
@@ -103,6 +111,12 @@ class SignerClient:
         """The 20-byte address of K4(omni)."""
         request = pb.DeriveAddressRequest(omni=omni, epoch=epoch)
         return self._call(lambda timeout: self._stub.DeriveAddress(request, timeout=timeout)).address
+
+    def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
+        """Address (20 bytes) and epoch of an actor's managed wallet."""
+        request = pb.DeriveAddressRequest(omni=actor_omni, wallet=True)
+        answer = self._call(lambda timeout: self._stub.DeriveAddress(request, timeout=timeout))
+        return answer.address, answer.epoch
 
     def derive_cred_kek(
         self, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes | None = None
@@ -153,6 +167,18 @@ class SignerClient:
         request = pb.GetAuditRowsRequest(cap=cap, after=after, limit=limit)
         answer = self._call(lambda timeout: self._stub.GetAuditRows(request, timeout=timeout))
         return RowPage(rows=tuple(answer.rows), next=answer.next if answer.HasField("next") else None)
+
+    def sign_siwe(self, cap: bytes, *, message: str) -> SealedSignature:
+        """A sign-in message signed by the actor's wallet."""
+        request = pb.SignSiweRequest(cap=cap, message=message)
+        answer = self._call(lambda timeout: self._stub.SignSiwe(request, timeout=timeout))
+        return SealedSignature(sealed=answer.sealed, row=answer.row)
+
+    def sign_typed_data(self, cap: bytes, *, body: bytes) -> SealedSignature:
+        """Typed data signed by the actor's wallet; `body` is the request's canonical body."""
+        request = pb.SignTypedDataRequest(cap=cap, typed_data=body)
+        answer = self._call(lambda timeout: self._stub.SignTypedData(request, timeout=timeout))
+        return SealedSignature(sealed=answer.sealed, row=answer.row)
 
     def verify_k10_sig(
         self,

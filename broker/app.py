@@ -22,6 +22,7 @@ from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_key
 from broker.quota import Quota
+from broker.signing import SigningRelay
 from broker.web.routes import broker_endpoints
 
 #: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
@@ -61,5 +62,8 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             clock=time.time,
             aud=config.registry_id,
         )
-        endpoints = broker_endpoints(cosigner=cosigner, registry=registry, addresses=SignerClient(channel))
+        client = SignerClient(channel)
+        endpoints = broker_endpoints(
+            cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
+        )
         yield create_app("AgentKeys broker", endpoints)

@@ -16,6 +16,7 @@ __all__ = ["TRUST_DOMAIN", "Service", "Stack", "StackError", "fresh", "running_s
 TRUST_DOMAIN = "demo.agentkeys.test"
 #: What starts together, in the order in which one needs the other.
 WAVES = (("issuer", "signer"), ("broker", "credentials", "audit"))
+_SIGNING = Path(__file__).with_name("signing.toml")
 PARTS = tuple(name for wave in WAVES for name in wave)
 _LEAVES = {
     "signer": ("signer", "main"),
@@ -124,6 +125,7 @@ class Stack:
         return f'[signer]\naddress = "127.0.0.1:{port}"\nserver_name = "{self.signer_name}"\n'
 
     def _configurations(self) -> None:
+        shutil.copyfile(_SIGNING, self.root / "signing.toml")
         cosign = f'cosign_keys = ["{self.root}/broker/k1.jwk.json"]\n'
         common = f'trust_domain = "{TRUST_DOMAIN}"\n'
         quota = "[quota]\ndevice_per_minute = 600\nuser_per_minute = 1200\n"
@@ -131,6 +133,7 @@ class Stack:
             "signer": common
             + f'listen = "{self.signer_address}"\nstate_dir = "{self.root}/signer"\nvault = "{self.root}/vault.bin"\n'
             + cosign
+            + f'signing_policy = "{self.root}/signing.toml"\n'
             + self.settings.get("signer", "")
             + self._tls("signer", "client_ca")
             + f'revocation_list = "{self.root}/ca/revoked.json"\n'

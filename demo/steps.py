@@ -4,10 +4,11 @@ import secrets
 from pathlib import Path
 
 from agentkeys_core.encoding import b64u_encode
-from demo.people import Person, names_of
+from agentkeys_core.keys import eip191_digest, recover_address
+from demo.people import Person, names_of, text_of
 from demo.process import StackError
 from demo.screen import size
-from demo.world import GRANTED, WITHHELD, Step, World
+from demo.world import GRANTED, HOST, WITHHELD, Step, World
 
 _SLICE = 16
 #: Shorter values occur in random bytes by chance.
@@ -74,6 +75,26 @@ def overwrite(world: World) -> str:
     return "the master's K11 approved it; the agent's next fetch got the new value"
 
 
+def sign_in(world: World) -> str:
+    """The agent's wallet signs in, and nobody on the way can read the signature."""
+    signed = world.agent.must("sign", "siwe", "--domain", HOST, "--uri", f"https://{HOST}/login")
+    address, signature = text_of(signed, "address"), bytes.fromhex(text_of(signed, "signature")[2:])
+    digest = eip191_digest(text_of(signed, "message").encode())
+    _check(recover_address(digest, signature) == bytes.fromhex(address[2:]), "the signature is not the wallet's")
+    _refused(
+        world.agent,
+        "sign",
+        "siwe",
+        "--domain",
+        "evil.example.com",
+        "--uri",
+        "https://x",
+        reason="service_not_in_scope",
+        code=3,
+    )
+    return f"{HOST} as {address[:10]}…; any other host: service_not_in_scope"
+
+
 def audit(world: World) -> str:
     """The trail is exported and verified without any server."""
     export = world.root / "audit.json"
@@ -107,6 +128,7 @@ MAIN_JOB: tuple[Step, ...] = (
     ("outside the scope", outside_scope),
     ("list filtered", filtered_list),
     ("overwritten by master", overwrite),
+    ("agent signs in", sign_in),
     ("audit trail", audit),
     ("frozen", freeze),
     ("unfrozen", unfreeze),

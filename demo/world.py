@@ -17,6 +17,8 @@ from demo.stack import Stack
 #: The credential that the agent may use, and one that it may not.
 GRANTED = "openrouter"
 WITHHELD = "stripe"
+#: Where the agent may sign in with its wallet; `signing.toml` allows it.
+HOST = "app.example.com"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,9 +110,10 @@ class World:
         return f"{GRANTED} ({size(len(self.value))}) and {WITHHELD}, each with a signed audit row"
 
     def pair_agent(self) -> str:
-        """The agent, with a scope of one credential."""
-        self.agent, shown = people.pair(self.stack, self.alice, "research", (f"cred:{GRANTED}",))
-        return f"pairing hash {shown[:4]} {shown[4:8]} … the same on both machines; scope: cred:{GRANTED}"
+        """The agent, with a scope of one credential and one host."""
+        self.agent, shown = people.pair(self.stack, self.alice, "research", (f"cred:{GRANTED}", f"siwe:{HOST}"))
+        scope = f"cred:{GRANTED}, siwe:{HOST}"
+        return f"pairing hash {shown[:4]} {shown[4:8]} … the same on both machines; scope: {scope}"
 
 
 Step = tuple[str, Callable[[World], str]]

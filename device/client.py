@@ -1,11 +1,11 @@
-"""Capability requests: composed and signed here, co-signed by the broker, answered by a worker."""
+"""Capability requests: composed and signed here, co-signed by the broker, answered by a worker or by the broker."""
 
 import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -15,7 +15,8 @@ from agentkeys_core.bodies import request_hash
 from agentkeys_core.captoken import Cap, CapRequest, UncosignedCap
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fields, hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ops import OPS, Op, Service
+from agentkeys_core.k11 import K11Assertion
+from agentkeys_core.ops import OPS, Effect, Op, Service
 from agentkeys_core.sealing import open_sealed
 from agentkeys_core.shapes import text
 from device.errors import DeviceError, Trouble
@@ -33,15 +34,18 @@ _PAUSE_S: Final = 0.5
 _BAD: Final = Reason.INVALID_ENCODING
 _EPOCH_REASONS: Final = frozenset({Reason.STALE_EPOCH, Reason.FUTURE_EPOCH})
 
+#: Gets K11 of somebody else for a request and its body.
+Approve = Callable[[UncosignedCap, bytes], K11Assertion]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A co-signed cap with its body and the key that opens the answer.
+    """A cap with its body and the key that opens the answer. It is co-signed, unless the broker does that on the way.
 
     It can be sent again and again inside its window.
     """
 
-    cap: Cap
+    cap: UncosignedCap
     body: bytes = field(repr=False)
     path: str
     reply_key: X25519PrivateKey = field(repr=False)
@@ -52,7 +56,7 @@ class Prepared:
         return self.cap.request
 
     def encode(self) -> bytes:
-        """The HTTP body for the worker."""
+        """The HTTP body for the worker, or for the broker."""
         return canonical_json({"body": b64u_encode(self.body), "cap": self.cap.to_json()})
 
 
@@ -69,9 +73,20 @@ class Reply:
 
 
 def prepare(
-    device: Device, op: Op, service: Service, body: bytes, *, epoch: int, k11: bool, replaces: bytes | None = None
+    device: Device,
+    op: Op,
+    service: Service,
+    body: bytes,
+    *,
+    epoch: int,
+    k11: bool,
+    replaces: bytes | None = None,
+    details: Sequence[tuple[str, str]] = (),
+    approve: Approve | None = None,
 ) -> Prepared:
-    """Compose a request, have it approved where `k11` says so, and get the broker's co-signature.
+    """Compose a request, have it approved where `k11` or `approve` says so, and get the broker's co-signature.
+
+    What a wallet would sign is shown always; `details` are the lines for it.
 
     Raises:
         KeyServiceError: the broker's refusal.
@@ -95,18 +110,21 @@ def prepare(
         service=service,
     )
     signed = device.k10.sign_request(request)
-    intent = request_intent(request, replaces=replaces)
+    intent = request_intent(request, replaces=replaces, details=details)
     assertion = None
-    if k11:
+    if k11 or rule.effect is Effect.SIGN:
         device.show.signing(intent)
+    if k11:
         authenticator, record = device.k11()
         assertion = authenticator.approve(record, signed, intent)
     uncosigned = UncosignedCap(
         request=request, device_public_key=device.k10.public_key, device_signature=signed.signature, k11=assertion
     )
+    if approve is not None:
+        uncosigned = replace(uncosigned, k11=approve(uncosigned, body))
     worker = rule.worker_class
-    if worker is None:
-        raise DeviceError(Trouble.INTERNAL, f"{op} has no worker")
+    if worker is None:  # the broker co-signs what it passes on
+        return Prepared(cap=uncosigned, body=body, path=f"/v1/sign/{op.removesuffix('-sign')}", reply_key=reply_key)
     path = f"/v1/{worker.value}/{op.value.partition('-')[2]}"
     return Prepared(cap=_cosigned(device, uncosigned), body=body, path=path, reply_key=reply_key)
 
@@ -138,7 +156,7 @@ def _persistent(device: Device, send: Callable[[], Answer]) -> Answer:
 
 
 def send(device: Device, prepared: Prepared) -> Reply:
-    """Send a cap to its worker and return the verified answer.
+    """Send a cap to its worker, or to the broker, and return the verified answer.
 
     May be called again with the same cap, inside its window.
 
@@ -215,8 +233,19 @@ def at_current_epoch(device: Device, attempt: Callable[[int], Reply]) -> Reply:
             epoch = told
 
 
-def ask(device: Device, op: Op, service: Service, body: bytes, *, k11: bool = False) -> Reply:
+def ask(
+    device: Device,
+    op: Op,
+    service: Service,
+    body: bytes,
+    *,
+    k11: bool = False,
+    details: Sequence[tuple[str, str]] = (),
+    approve: Approve | None = None,
+) -> Reply:
     """Prepare and send one request at the current epoch; raises as `prepare` and `send`."""
-    return at_current_epoch(
-        device, lambda epoch: send(device, prepare(device, op, service, body, epoch=epoch, k11=k11))
-    )
+
+    def attempt(epoch: int) -> Reply:
+        return send(device, prepare(device, op, service, body, epoch=epoch, k11=k11, details=details, approve=approve))
+
+    return at_current_epoch(device, attempt)

@@ -1,5 +1,6 @@
 """What is about to be signed, in plain words: the same lines on the terminal and on the K11 page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -15,6 +16,8 @@ _OPS: Final = {
     Op.CRED_FETCH: "Read a credential",
     Op.CRED_LIST: "List the names of credentials",
     Op.AUDIT_LIST: "Read audit rows",
+    Op.SIWE_SIGN: "Sign in with the wallet",
+    Op.TYPED_DATA_SIGN: "Sign typed data with the wallet",
 }
 
 
@@ -35,10 +38,16 @@ class Intent:
     digest: bytes
 
 
-def request_intent(request: CapRequest, *, replaces: bytes | None = None) -> Intent:
-    """Describe a capability request; `replaces` is the store that a new one puts an end to."""
+def request_intent(
+    request: CapRequest, *, replaces: bytes | None = None, details: Sequence[tuple[str, str]] = ()
+) -> Intent:
+    """Describe a capability request.
+
+    `replaces` is the store that a new one puts an end to, `details` are lines about the body that it commits to.
+    """
     title = _OPS.get(request.op, str(request.op))
     lines = [
+        *details,
         ("service", request.service.text),
         ("for actor", hex_encode(request.actor_omni)),
         ("by device", hex_encode(request.device)),

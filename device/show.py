@@ -55,6 +55,11 @@ class Show:
         self._err.print("Open this page in your browser to approve with K11:")
         self._err.print(escape(address), soft_wrap=True)
 
+    def approval_needed(self, request: str) -> None:
+        """Ask for a master's K11; shown in every mode, since nothing goes on without it."""
+        self._err.print("Have a master approve this line by agentkeys sign approve, and enter its answer here:")
+        self._err.print(escape(request), soft_wrap=True)
+
     def signing(self, intent: Intent) -> None:
         """Show what is about to be signed."""
         if self.as_json:
@@ -148,7 +153,8 @@ _ADVICE: Final[Mapping[str, str]] = {
     "operator_frozen": "A master froze everything; agentkeys unfreeze ends that.",
     "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
     "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
-    "k11_required": "Only a master device with its K11 can do that.",
+    "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",
+    "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",
     "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
     "k11_invalid": "A software K11 works only with a registry started with --allow-software-k11.",
 }

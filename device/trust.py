@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
+from agentkeys_core.audit_envelope import intent_commitment
 from agentkeys_core.caprequest import CapRequest
 from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
 from agentkeys_core.errors import KeyServiceError
@@ -100,6 +101,14 @@ def check_request_row(
     _expect(content.actor_omni == request.actor_omni, "actor")
     _expect(content.operator_omni == request.operator_omni, "operator")
     _expect(content.result == result, "result")
+
+
+def check_signing_row(keys: AuditKeys, row: AuditRow, *, intent: str | None, digest: bytes) -> None:
+    """Raise `row_not_trusted` unless the row says these words of what was signed, and commits to both."""
+    content = keys.verify(row)
+    _expect(content.intent_text == intent, "meaning")
+    commitment = None if intent is None else intent_commitment(intent, digest)
+    _expect(content.intent_commitment == commitment, "payload")
 
 
 def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service: Service, body: bytes) -> None:

@@ -1,7 +1,7 @@
 """The order of checks of design section 4, from the caller's class to K11: what stands before burn and version rule."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from agentkeys_core.authorisation import authorise, check_context, verify_cosign, verify_device_signature
@@ -14,6 +14,7 @@ from agentkeys_runtime.identity import CallerIdentity
 from signer.ledger import Burn, LedgerReader, ObjectRef, Snapshot, Transaction
 from signer.limits import Limits
 from signer.ports import Clock, RegistryReader
+from signer.signing_policy import SigningPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +29,12 @@ class StsPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePolicy:
-    """What the host configured: the registry id that caps must name, the broker keys pinned by `kid`, sessions."""
+    """What the host configured: the registry id of caps, the broker keys pinned by `kid`, sessions, wallets."""
 
     aud: str
     cosign_keys: Mapping[str, ES256PublicKey]
     sts: StsPolicy | None = None
+    signing: SigningPolicy = field(default_factory=SigningPolicy)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,16 +110,16 @@ class Admission:
         """
         cap = Cap.parse(data)
         rule = cap.request.rule
-        if rule.worker_class is None or rule.worker_class is not attempt.caller.worker_class:
+        if rule.worker_class is not attempt.caller.worker_class:  # None for the broker, and for what it asks
             raise KeyServiceError(Reason.CLASS_MISMATCH, f"{rule.op} is not of the caller's class")
         if rule.effect not in effects:
             raise KeyServiceError(Reason.INVALID_CAP, f"{rule.op} is not for this call")
         return cap
 
-    def admit(self, attempt: Attempt, cap: Cap, *, burn: Burn = Burn.NONE) -> Admitted:
+    def admit(self, attempt: Attempt, cap: Cap, *, burn: Burn = Burn.NONE, policy_asks: bool = True) -> Admitted:
         """Everything after size and shape: `aud`, window, epoch, signatures, registry, scope, K11.
 
-        `burn` is what the call would use the cap up for.
+        `burn` is what the call would use the cap up for, `policy_asks` whether the signing policy wants K11 for it.
 
         Raises:
             KeyServiceError: the first that fails.
@@ -132,7 +134,8 @@ class Admission:
             attempt.device_verified = request.digest
             self._limits.charge_device(request.device)
         operator = self._registry.lookup_device(request.device)
-        authorised = authorise(cap, operator, replacing=self._is_replacing(request, burn))
+        replacing = self._is_replacing(request, burn)
+        authorised = authorise(cap, operator, replacing=replacing, policy_asks=policy_asks)
         if operator is None:  # `authorise` has refused it already; this tells the type checker
             raise KeyServiceError(Reason.DEVICE_UNKNOWN)
         return Admitted(

@@ -106,7 +106,10 @@ class ProfileConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerConfig:
-    """The whole file. `listen` is host:port; port 0 takes a free one. Times in seconds, sizes as counts."""
+    """The whole file. `listen` is host:port; port 0 takes a free one. Times in seconds, sizes as counts.
+
+    Without a `signing_policy` no wallet signs anything.
+    """
 
     trust_domain: str
     listen: str
@@ -119,6 +122,7 @@ class SignerConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     sts: StsConfig | None = None
+    signing_policy: Path | None = None
     reflection: bool = True
     processes: int = 1
     threads: int = 8

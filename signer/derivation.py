@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from agentkeys_core.ops import ObjectClass, Service
-from agentkeys_core.secp256k1 import address_of, public_key_of
+from agentkeys_core.secp256k1 import address_of, public_key_of, sign_recoverable
 
 K3_LENGTH: Final = 32
 KEY_LENGTH: Final = 32
@@ -61,6 +61,15 @@ def wallet_address(k3: KeyBuffer, omni: bytes) -> bytes:
     key = wallet_key(k3, omni)
     try:
         return address_of(public_key_of(key))
+    finally:
+        key[:] = bytes(len(key))
+
+
+def wallet_signature(k3: KeyBuffer, omni: bytes, digest: bytes) -> bytes:
+    """K4(omni) over the 32-byte digest as it is: r||s||v, RFC 6979, low s, v 27 or 28; the scalar is wiped."""
+    key = wallet_key(k3, omni)
+    try:
+        return sign_recoverable(key, digest)
     finally:
         key[:] = bytes(len(key))
 

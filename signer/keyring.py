@@ -19,6 +19,7 @@ from signer.derivation import (
     k3_check,
     object_key,
     wallet_address,
+    wallet_signature,
 )
 from signer.ports import ObjectKey
 
@@ -101,6 +102,10 @@ class Keyring:
     def address(self, omni: bytes, epoch: int) -> bytes:
         """The 20-byte address of K4(omni)."""
         return self._answer(wallet_address(self._view(self._epoch(epoch).k3), omni))
+
+    def wallet_sign(self, omni: bytes, epoch: int, digest: bytes) -> bytes:
+        """K4(omni) over a 32-byte digest: r||s||v, 65 bytes."""
+        return self._answer(wallet_signature(self._view(self._epoch(epoch).k3), omni, digest))
 
     def object_key(
         self, epoch: int, object_class: ObjectClass, owner: bytes, service: Service, salt: bytes

@@ -25,6 +25,8 @@ class Burn(IntFlag):
     STS_CREDENTIALS = 2
     SIGN_AUDIT_ROW = 4
     READ = 8
+    SIGN_SIWE = 16
+    SIGN_TYPED_DATA = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

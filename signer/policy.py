@@ -12,6 +12,7 @@ from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import read_limited
 from signer.admission import ServicePolicy, StsPolicy
 from signer.config import SignerConfig, StsConfig
+from signer.signing_policy import SigningPolicy
 
 MAX_JWK: Final = 4096  # bytes
 
@@ -20,7 +21,7 @@ def service_policy(config: SignerConfig, *, registry_id: str) -> ServicePolicy:
     """The policy of one deployment, with the broker keys read from their files.
 
     Raises:
-        ConfigError: no broker key, or a file that is no public P-256 JWK.
+        ConfigError: no broker key, a file that is no public P-256 JWK, a signing policy that is none.
     """
     keys = [_read_jwk(path) for path in config.cosign_keys]
     if not keys:
@@ -29,6 +30,7 @@ def service_policy(config: SignerConfig, *, registry_id: str) -> ServicePolicy:
         aud=registry_id,
         cosign_keys=MappingProxyType({key.kid: key for key in keys}),
         sts=None if config.sts is None else _sts_policy(config.sts),
+        signing=SigningPolicy.load(config.signing_policy),
     )
 
 

@@ -33,6 +33,14 @@ class RegistryStatus:
     incarnation: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalletRef:
+    """A managed wallet: K4(`omni`) at `epoch`. Both were fixed when the actor was registered."""
+
+    omni: bytes
+    epoch: int
+
+
 class RegistryReader(Protocol):
     """The truth about devices, scopes and the current epoch.
 
@@ -49,6 +57,14 @@ class RegistryReader(Protocol):
 
     def k11_by_credential(self, credential_id_hash: bytes) -> DeviceRecord | None:
         """The master device whose K11 credential has this keccak256; None for an unknown one."""
+        ...
+
+    def wallet(self, actor_omni: bytes) -> WalletRef | None:
+        """Where the actor's wallet comes from; None for an `evm` master, who has a wallet of its own.
+
+        Raises:
+            KeyServiceError: actor_binding_mismatch for an actor that was never registered.
+        """
         ...
 
     def status(self) -> RegistryStatus:

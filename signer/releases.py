@@ -42,13 +42,18 @@ def record(
     result: OpResult = OpResult.SUCCESS,
     epoch: int | None = None,
     salt: bytes | None = None,
+    intent: str | None = None,
+    payload_digest: bytes | None = None,
 ) -> AuditRow:
-    """Append the actor's audit row of this request and the journal line that names it."""
+    """Append the actor's audit row of this request and the journal line that names it.
+
+    `intent` are the words for what a wallet signs, which the row commits to together with `payload_digest`.
+    """
     kind = request.rule.kind
     if kind is None:
         raise KeyServiceError(Reason.INVALID_CAP, f"{request.op} has no audit row")
     row = tx.append_row(
-        AuditEnvelope(
+        AuditEnvelope.compose(
             ts_unix=tx.now,
             actor_omni=request.actor_omni,
             operator_omni=request.operator_omni,
@@ -57,6 +62,8 @@ def record(
                 cap=request.digest, req=request.request_hash, svc=request.service.text, epoch=epoch, salt=salt
             ),
             result=result,
+            intent_text=intent,
+            payload_digest=payload_digest,
         )
     )
     write_line(tx, attempt, request.digest, row_hash=row.row_hash)

@@ -25,6 +25,7 @@ from signer.ports import Clock, RegistryReader, StsExchange
 from signer.refusals import Refusals
 from signer.releases import SALT_LENGTH, KeyRelease, release_list, release_read, release_write, write_line
 from signer.sessions import SessionRelease, Sessions
+from signer.signing import SignedSiwe, SignedTypedData, Signing, WalletAddress
 from signer.verification import K10Verdict, K11Verdict, verify_k10, verify_k11
 
 _OMNI_LENGTH: Final = 32
@@ -70,6 +71,14 @@ class SignerService:
             policy=policy.sts,
             exchange=sts,
         )
+        self._signing = Signing(
+            keyring=keyring,
+            journalist=journalist,
+            registry=registry,
+            clock=clock,
+            admission=self._admission,
+            policy=policy.signing,
+        )
 
     def derive_address(self, caller: CallerIdentity, omni: bytes, epoch: int) -> bytes:
         """The 20-byte address of K4(omni). Raises invalid_omni, epoch_not_held, sealed."""
@@ -80,6 +89,10 @@ class SignerService:
             return self._keyring.address(omni, epoch)
 
         return self._call(caller, "DeriveAddress", work)
+
+    def wallet_address(self, caller: CallerIdentity, actor_omni: bytes) -> WalletAddress:
+        """The address of an actor's managed wallet. Raises as `Signing.address`."""
+        return self._call(caller, "DeriveAddress", lambda _: self._signing.address(actor_omni))
 
     def derive_cred_kek(
         self, caller: CallerIdentity, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes = b""
@@ -185,6 +198,14 @@ class SignerService:
             return page
 
         return self._call(caller, "GetAuditRows", work)
+
+    def sign_siwe(self, caller: CallerIdentity, cap: bytes, message: str) -> SignedSiwe:
+        """A sign-in message signed by the actor's wallet, sealed to the device. Raises as `Signing.siwe`."""
+        return self._call(caller, "SignSiwe", lambda attempt: self._signing.siwe(attempt, cap, message))
+
+    def sign_typed_data(self, caller: CallerIdentity, cap: bytes, body: bytes) -> SignedTypedData:
+        """Typed data signed by the actor's wallet, sealed to the device. Raises as `Signing.typed_data`."""
+        return self._call(caller, "SignTypedData", lambda attempt: self._signing.typed_data(attempt, cap, body))
 
     def verify_k10_sig(
         self,

@@ -62,13 +62,15 @@ class PinnedRegistry:
 def authorise_now(cap: UncosignedCap, registry: RegistrySource, *, replacing: bool) -> Authorised:
     """Return who may do what the cap asks. What is refused by a cached state is decided by a fresh one.
 
+    Whether the signing policy wants K11 is for the signer alone to say; an assertion that came is checked here as well.
+
     Raises:
         KeyServiceError: as `agentkeys_core.authorisation.authorise`, and as the registry's reads.
     """
     device = cap.request.device
     try:
-        return authorise(cap, registry.lookup_device(device), replacing=replacing)
+        return authorise(cap, registry.lookup_device(device), replacing=replacing, policy_asks=False)
     except KeyServiceError as error:
         if error.reason not in _LIFTABLE:
             raise
-    return authorise(cap, registry.lookup_device(device, reread=True), replacing=replacing)
+    return authorise(cap, registry.lookup_device(device, reread=True), replacing=replacing, policy_asks=False)

@@ -1,26 +1,40 @@
 """The broker's routes: shapes in, one call, JSON out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from agentkeys_core.bodies import MAX_BODY_BYTES
 from agentkeys_core.captoken import MAX_CAP_BYTES, UncosignedCap
-from agentkeys_core.encoding import address_encode, b64u_encode, canonical_json, fields, hex_decode
+from agentkeys_core.encoding import (
+    address_encode,
+    b64u_decode,
+    b64u_encode,
+    canonical_json,
+    fields,
+    hex_decode,
+    strict_json,
+)
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.shapes import MAX_EPOCH, integer
+from agentkeys_core.shapes import MAX_EPOCH, boolean, integer
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import RegistrySource
-from agentkeys_runtime.web.schemas import ADDRESS, B64U, EPOCH, HEX32, UNCOSIGNED_CAP, closed
+from agentkeys_runtime.web.schemas import ADDRESS, B64U, EPOCH, HEX32, ROW, UNCOSIGNED_CAP, closed
 from broker.cosign import Cosigner
 from broker.ports import AddressSource
+from broker.signing import Relayed, SigningRelay
 
 #: A cap of the largest size, written with any spacing.
 CAP_BODY_LIMIT: Final = 4 * MAX_CAP_BYTES
+#: Such a cap and the largest body, base64url.
+SIGN_BODY_LIMIT: Final = CAP_BODY_LIMIT + 4 * (MAX_BODY_BYTES // 3 + 1)
 ADDRESS_BODY_LIMIT: Final = 1024
 _SEE: Final = "docs/spec/signer-protocol.md, docs/arch.md section 14.2"
 
 
-def broker_endpoints(*, cosigner: Cosigner, registry: RegistrySource, addresses: AddressSource) -> tuple[Endpoint, ...]:
+def broker_endpoints(
+    *, cosigner: Cosigner, registry: RegistrySource, addresses: AddressSource, signing: SigningRelay
+) -> tuple[Endpoint, ...]:
     """Return every route of the broker."""
 
     def caps(call: Call) -> Mapping[str, object]:
@@ -30,9 +44,14 @@ def broker_endpoints(*, cosigner: Cosigner, registry: RegistrySource, addresses:
         return {"cosign": b64u_encode(made.cosign), "kid": made.kid}
 
     def derive_address(call: Call) -> Mapping[str, object]:
-        members = fields(call.json(), required=("omni",), optional=("epoch",), reason=Reason.INVALID_BODY)
+        members = fields(call.json(), required=("omni",), optional=("epoch", "wallet"), reason=Reason.INVALID_BODY)
         omni = hex_decode(members["omni"], length=32, reason=Reason.INVALID_OMNI)
         epoch = members.get("epoch", None)
+        if boolean(members.get("wallet", False), "wallet", reason=Reason.INVALID_BODY):
+            if epoch is not None:
+                raise KeyServiceError(Reason.INVALID_BODY, "the epoch of a wallet is the registry's to say")
+            address, epoch = addresses.wallet_address(omni)
+            return {"address": address_encode(address), "epoch": epoch}
         if epoch is None:
             epoch = registry.status().k3_epoch
         epoch = integer(epoch, "epoch", low=1, high=MAX_EPOCH, reason=Reason.INVALID_BODY)
@@ -51,15 +70,43 @@ def broker_endpoints(*, cosigner: Cosigner, registry: RegistrySource, addresses:
         Endpoint(
             method="POST",
             path="/v1/derive-address",
-            summary="The wallet address of an omni at an epoch, by default the current one. Releases no secret.",
+            summary="The address of K4(omni) at an epoch, by default the current one; or an actor's wallet.",
             handler=derive_address,
             body_limit=ADDRESS_BODY_LIMIT,
-            request=closed({"omni": HEX32, "epoch": EPOCH}, optional=("epoch",)),
+            request=closed(
+                {"omni": HEX32, "epoch": EPOCH, "wallet": {"type": "boolean"}}, optional=("epoch", "wallet")
+            ),
             response=closed({"address": ADDRESS, "epoch": EPOCH}),
         ),
+        *_signing_endpoints(signing),
         _gone("/dev/derive-address", "POST /v1/derive-address"),
-        _gone("/dev/sign-message", "a cap of op siwe-sign, which the device signs itself (SignSiwe)"),
+        _gone("/dev/sign-message", "POST /v1/sign/siwe with a cap of op siwe-sign, which the device signs itself"),
         *registry_endpoints(registry),
+    )
+
+
+def _signing_endpoints(signing: SigningRelay) -> tuple[Endpoint, ...]:
+    def endpoint(path: str, summary: str, ask: Callable[[UncosignedCap, bytes], Relayed]) -> Endpoint:
+        def handler(call: Call) -> Mapping[str, object]:
+            members = fields(call.json(), required=("body", "cap"), reason=Reason.INVALID_BODY)
+            body = b64u_decode(members["body"], reason=Reason.INVALID_BODY)
+            relayed = ask(UncosignedCap.parse(canonical_json(members["cap"])), body)
+            row = strict_json(relayed.row, limit=len(relayed.row), reason=Reason.INTERNAL)
+            return {"cap_digest": relayed.cap_digest.hex(), "row": row, "sealed": b64u_encode(relayed.sealed)}
+
+        return Endpoint(
+            method="POST",
+            path=path,
+            summary=summary,
+            handler=handler,
+            body_limit=SIGN_BODY_LIMIT,
+            request=closed({"body": B64U, "cap": UNCOSIGNED_CAP}),
+            response=closed({"cap_digest": HEX32, "row": ROW, "sealed": B64U}),
+        )
+
+    return (
+        endpoint("/v1/sign/siwe", "A sign-in message, signed by the actor's wallet for its device.", signing.siwe),
+        endpoint("/v1/sign/typed-data", "Typed data, signed by the actor's wallet for its device.", signing.typed_data),
     )
 
 

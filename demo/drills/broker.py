@@ -2,7 +2,9 @@
 
 import json
 import secrets
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -11,6 +13,8 @@ from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.ops import Op
 from agentkeys_core.sealing import open_sealed
+from agentkeys_core.signing_bodies import SiweBody
+from agentkeys_core.siwe import SiweMessage
 from demo import forgery
 from demo.attacker import (
     LET_THROUGH,
@@ -19,6 +23,7 @@ from demo.attacker import (
     as_caller,
     attempt,
     compose,
+    cosign,
     genuine,
     present,
     present_forged,
@@ -27,7 +32,7 @@ from demo.attacker import (
 )
 from demo.drills.drill import Drill, Group
 from demo.forgery import Thief
-from demo.world import GRANTED, World
+from demo.world import GRANTED, HOST, World
 from device import agents
 
 _SERVICE = f"cred:{GRANTED}"
@@ -121,6 +126,29 @@ def _unfreeze(world: World) -> str:
             agents.unfreeze(device)
 
 
+def _sign_in(world: World) -> str:
+    """The victim's wallet is no secret, nor is the message that it might sign."""
+    victim, now = world.agent, int(time.time())
+    with as_caller(world.stack, "broker") as signer:
+        address, _ = signer.wallet_address(victim.who.actor)
+        message = SiweMessage.compose(
+            domain=HOST,
+            address=address,
+            uri=f"https://{HOST}/login",
+            chain_id=1,
+            nonce=secrets.token_hex(8),
+            issued_at=_moment(now),
+            expiration_time=_moment(now + WINDOW_S),
+        ).encode()
+        body = SiweBody(message=message).encode()
+        forged = compose(world.stack, victim.key, victim.who, Op.SIWE_SIGN, f"siwe:{HOST}", body, signer=Thief().k10)
+        return attempt(lambda: signer.sign_siwe(cosign(world.stack, forged.cap).encode(), message=message))
+
+
+def _moment(unix: int) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _old_request(world: World) -> str:
     # Kept from the database until nobody looks: a genuine signature, over a window that has closed.
     forged = compose(world.stack, world.agent.key, world.agent.who, Op.CRED_FETCH, _SERVICE, age_s=WINDOW_S + 61)
@@ -171,6 +199,11 @@ GROUP = Group(
             title="genuine cap taken to the signer with the broker's certificate (5 RPCs)",
             expected="role_not_allowed",
             attempt=_own_certificate,
+        ),
+        Drill(
+            title="a sign-in with the agent's wallet (SignSiwe), co-signed with K1",
+            expected="device_signature_invalid",
+            attempt=_sign_in,
         ),
         Drill(
             title="searching K1's folder and the database for credentials", expected="nothing there", attempt=_database

@@ -24,7 +24,7 @@ from signer.adapters.registry_stamp import SharedStamp
 from signer.adapters.registry_writer import ChangeWriter
 from signer.journal import JournalLine, LineKind
 from signer.keyring import Keyring
-from signer.ports import Clock, RegistryStatus
+from signer.ports import Clock, RegistryStatus, WalletRef
 from signer.registry_head import GENESIS, AppliedChange, RegistryHead, mac_message
 from signer.registry_proofs import prove
 from signer.registry_shape import check_shape
@@ -109,6 +109,12 @@ class EmbeddedRegistry:
         self._refresh_if_due()
         with self._reading() as conn:
             return store.read_k11_device(conn, credential_id_hash, software_k11=self._software_k11)
+
+    def wallet(self, actor_omni: bytes) -> WalletRef | None:
+        """What the actor's K4 is derived from; None where the actor has a wallet of its own."""
+        self._refresh_if_due()
+        with self._reading() as conn:
+            return store.read_wallet(conn, actor_omni)
 
     def status(self) -> RegistryStatus:
         """Registry id, current K3 epoch and incarnation."""

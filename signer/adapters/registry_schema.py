@@ -18,10 +18,12 @@ CREATE TABLE IF NOT EXISTS registry_operators (
     threshold     INTEGER NOT NULL DEFAULT 1
 ) STRICT, WITHOUT ROWID;
 
--- An actor omni belongs to one operator for ever. A master's actor is the operator itself.
+-- An actor omni belongs to one operator for ever. A master's actor is the operator itself. `wallet_epoch` is that of
+-- K4 when the actor was first registered, so that its address never moves; 0 where the user has a wallet of their own.
 CREATE TABLE IF NOT EXISTS registry_actors (
     actor_omni    BLOB PRIMARY KEY CHECK (length(actor_omni) = 32),
-    operator_omni BLOB NOT NULL REFERENCES registry_operators (operator_omni)
+    operator_omni BLOB NOT NULL REFERENCES registry_operators (operator_omni),
+    wallet_epoch  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- All devices of an operator lie side by side: they are read together. Label and generation: agents only.

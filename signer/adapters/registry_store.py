@@ -4,8 +4,9 @@ import sqlite3
 from types import MappingProxyType
 from typing import Any, Final
 
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.registry import ALL_ROLES, DeviceRecord, K11Public, OperatorState, Role, Tier
-from signer.ports import RegistryStatus
+from signer.ports import RegistryStatus, WalletRef
 from signer.registry_effects import Claims, Effects, Taken
 from signer.registry_head import AppliedChange, StoredHead
 from signer.registry_rules import SOFTWARE_ORIGIN_HASH
@@ -18,6 +19,7 @@ _DEVICE_COLUMNS: Final = (
 
 #: Looked up instead of constructed: an enum's constructor costs more than the rest of a record.
 _TIERS: Final = {tier.value: tier for tier in Tier}
+OWN_WALLET: Final = 0  # the wallet epoch of a user whose wallet is none of ours
 _ROLES: Final = tuple(Role(bits) for bits in range(ALL_ROLES + 1))
 
 
@@ -138,6 +140,25 @@ def _k11(
     return K11Public(credential_id_hash=credential, x=x, y=y, rp_id_hash=rp_id_hash, origin_hash=origin_hash)
 
 
+def read_wallet(conn: sqlite3.Connection, actor_omni: bytes) -> WalletRef | None:
+    """What the actor's K4 is derived from; None where the actor has a wallet of its own.
+
+    Raises:
+        KeyServiceError: actor_binding_mismatch for an actor that was never registered.
+    """
+    found: tuple[bytes, int, bytes] | None = conn.execute(
+        "SELECT a.operator_omni, a.wallet_epoch, o.identity_omni FROM registry_actors a"
+        " JOIN registry_operators o USING (operator_omni) WHERE a.actor_omni = ?",
+        (actor_omni,),
+    ).fetchone()
+    if found is None:
+        raise KeyServiceError(Reason.ACTOR_BINDING_MISMATCH, "no such actor is registered")
+    operator_omni, epoch, identity_omni = found
+    if epoch == OWN_WALLET:
+        return None
+    return WalletRef(omni=identity_omni if actor_omni == operator_omni else actor_omni, epoch=epoch)
+
+
 def read_taken(conn: sqlite3.Connection, claims: Claims) -> Taken:
     """Which of the names that a change wants are held already."""
     identity = conn.execute("SELECT 1 FROM registry_operators WHERE identity_omni = ?", (claims.identity,)).fetchone()
@@ -149,8 +170,10 @@ def read_taken(conn: sqlite3.Connection, claims: Claims) -> Taken:
     )
 
 
-def write_effects(conn: sqlite3.Connection, operator_omni: bytes, effects: Effects, *, sequence: int) -> None:
-    """Carry out what the rules decided, as part of change number `sequence`."""
+def write_effects(
+    conn: sqlite3.Connection, operator_omni: bytes, effects: Effects, *, sequence: int, k3_epoch: int
+) -> None:
+    """Carry out what the rules decided, as part of change number `sequence` under the current epoch."""
     if (enrolment := effects.enrolment) is not None:
         conn.execute(
             "INSERT INTO registry_operators (operator_omni, identity_omni, wallet, wallet_epoch, nonce)"
@@ -163,6 +186,8 @@ def write_effects(conn: sqlite3.Connection, operator_omni: bytes, effects: Effec
             (effects.frozen, effects.nonce, effects.freeze_nonce, operator_omni),
         )
     if (device := effects.added) is not None:
+        enrolment = effects.enrolment
+        _insert_actor(conn, device, wallet_epoch=k3_epoch if enrolment is None else enrolment.wallet_epoch)
         _insert_device(conn, device, sequence)
     if effects.revoked is not None:
         conn.execute("UPDATE registry_devices SET revoked = 1 WHERE device_key_hash = ?", (effects.revoked,))
@@ -180,11 +205,15 @@ def write_effects(conn: sqlite3.Connection, operator_omni: bytes, effects: Effec
     )
 
 
-def _insert_device(conn: sqlite3.Connection, device: DeviceRecord, sequence: int) -> None:
+def _insert_actor(conn: sqlite3.Connection, device: DeviceRecord, *, wallet_epoch: int) -> None:
+    """Register the device's actor; one that is known, with other devices or from long ago, keeps its wallet epoch."""
     conn.execute(
-        "INSERT OR IGNORE INTO registry_actors (actor_omni, operator_omni) VALUES (?, ?)",
-        (device.actor_omni, device.operator_omni),
+        "INSERT OR IGNORE INTO registry_actors (actor_omni, operator_omni, wallet_epoch) VALUES (?, ?, ?)",
+        (device.actor_omni, device.operator_omni, wallet_epoch),
     )
+
+
+def _insert_device(conn: sqlite3.Connection, device: DeviceRecord, sequence: int) -> None:
     k11 = device.k11
     conn.execute(
         "INSERT INTO registry_devices (device_key_hash, operator_omni, actor_omni, address, label, generation, tier,"

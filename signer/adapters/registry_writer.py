@@ -43,7 +43,7 @@ class ChangeWriter:
         effects = decide(change, proofs, state=state, taken=taken, terms=terms)
         _warn_of_counters(state, effects)
         head = self._next_head(conn, tx.epoch, status, change.operator_omni, digest)
-        store.write_effects(conn, change.operator_omni, effects, sequence=head.sequence)
+        store.write_effects(conn, change.operator_omni, effects, sequence=head.sequence, k3_epoch=tx.epoch)
         row = tx.append_row(_envelope(tx.now, change.operator_omni, effects.kind, digest))
         encoded = row.encode()
         line = AppliedChange(

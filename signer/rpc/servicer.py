@@ -28,9 +28,12 @@ class SignerServicer:
         self._service = service
 
     def DeriveAddress(self, request: pb.DeriveAddressRequest, context: CallContext) -> pb.DeriveAddressResponse:
-        """Address of K4(omni)."""
+        """Address of K4(omni), or of an actor's wallet."""
+        if request.wallet:
+            found = self._service.wallet_address(context.caller, request.omni)
+            return pb.DeriveAddressResponse(address=found.address, epoch=found.epoch)
         address = self._service.derive_address(context.caller, request.omni, request.epoch)
-        return pb.DeriveAddressResponse(address=address)
+        return pb.DeriveAddressResponse(address=address, epoch=request.epoch)
 
     def DeriveCredKek(self, request: pb.DeriveCredKekRequest, context: CallContext) -> pb.DeriveCredKekResponse:
         """Key of one version of one object."""
@@ -69,6 +72,23 @@ class SignerServicer:
         page = self._service.get_audit_rows(context.caller, request.cap, after=after, limit=request.limit)
         return pb.GetAuditRowsResponse(rows=page.rows, next=page.next)
 
+    def SignSiwe(self, request: pb.SignSiweRequest, context: CallContext) -> pb.SignSiweResponse:
+        """Signature over a sign-in message."""
+        found = self._service.sign_siwe(context.caller, request.cap, request.message)
+        return pb.SignSiweResponse(sealed=found.sealed, row=found.row)
+
+    def SignTypedData(self, request: pb.SignTypedDataRequest, context: CallContext) -> pb.SignTypedDataResponse:
+        """Signature over typed data."""
+        found = self._service.sign_typed_data(context.caller, request.cap, request.typed_data)
+        return pb.SignTypedDataResponse(
+            sealed=found.sealed,
+            digest=found.hashes.digest,
+            type_hash=found.hashes.type_hash,
+            domain_separator=found.hashes.domain_separator,
+            intent=found.intent,
+            row=found.row,
+        )
+
     def VerifyK10Sig(self, request: pb.VerifyK10SigRequest, context: CallContext) -> pb.VerifyK10SigResponse:
         """Verdict on a device signature."""
         found = self._service.verify_k10_sig(
@@ -94,7 +114,7 @@ class SignerServicer:
         """Refuse an RPC of the protocol that this version does not serve."""
         raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
 
-    SignCheckpoint = SignSiwe = SignTypedData = AttestEnrol = Rewrap = _not_yet
+    SignCheckpoint = AttestEnrol = Rewrap = _not_yet
     DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
 
 

@@ -20,7 +20,7 @@ from tests.adversarial.town import OPENROUTER, Town, reason
 def test_derive_address_gives_an_address_and_nothing_else(town: Town) -> None:
     """An exception by intent: no device signature, for brokers alone, 20 bytes from which no key follows."""
     members = [found.name for found in signer_pb2.DeriveAddressResponse.DESCRIPTOR.fields]
-    assert members == ["address"]
+    assert members == ["address", "epoch"]
     assert len(town.signer("broker").derive_address(bytes(32), epoch=1)) == 20
     assert reason(lambda: town.signer().derive_address(bytes(32), epoch=1)) == "role_not_allowed"
     assert reason(lambda: town.signer("broker").derive_address(bytes(32), epoch=2)) == "epoch_not_held"

@@ -9,9 +9,6 @@ from agentkeys_core.errors import Reason
 TESTS = Path(__file__).resolve().parents[1]
 #: Given by RPCs that answer `not_implemented` today.
 LATER = {
-    Reason.INVALID_SIWE: "SignSiwe",
-    Reason.INVALID_TYPED_DATA: "SignTypedData",
-    Reason.POLICY_REFUSED: "SignTypedData",
     Reason.WINDOW_CLOSED: "Rewrap",
 }
 

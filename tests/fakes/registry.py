@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.registry import DeviceRecord, OperatorState
-from signer.ports import RegistryStatus
+from signer.ports import RegistryStatus, WalletRef
 
 
 class StaticRegistry:
@@ -13,6 +13,7 @@ class StaticRegistry:
         self._status = RegistryStatus(registry_id=registry_id, k3_epoch=1, incarnation=1)
         self._operators: dict[bytes, OperatorState] = {}
         self._owner: dict[bytes, bytes] = {}
+        self.wallets: dict[bytes, WalletRef | None] = {}
         self.failing: Reason | None = None
 
     def put(self, state: OperatorState) -> None:
@@ -51,6 +52,10 @@ class StaticRegistry:
     def status(self) -> RegistryStatus:
         self._check()
         return self._status
+
+    def wallet(self, actor_omni: bytes) -> WalletRef | None:
+        self._check()
+        return self.wallets[actor_omni]
 
     def _check(self) -> None:
         if self.failing is not None:

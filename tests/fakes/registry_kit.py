@@ -60,11 +60,13 @@ class Opened:
 
 
 @contextmanager
-def opened(folder: Path, *, clock: SetClock | None = None, software: bool = False) -> Iterator[Opened]:
+def opened(
+    folder: Path, *, clock: SetClock | None = None, software: bool = False, epochs: Sequence[int] = (1,)
+) -> Iterator[Opened]:
     """Open the registry in `folder`, making it where there is none. Open it twice to have two processes."""
     clock = clock or SetClock()
     path = folder / "state.sqlite"
-    with keyring() as keys:
+    with keyring(*epochs) as keys:
         if not path.exists():
             initialise(path, registry_id=REGISTRY_ID, keyring=keys, now=int(clock.now()))
         database = Database(path)

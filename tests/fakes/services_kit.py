@@ -17,15 +17,25 @@ from agentkeys_core.ops import OPS, Op, WorkerClass
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.sealing import open_sealed
 from agentkeys_runtime.registry_client import RegistryStatus
-from agentkeys_runtime.signer_client import CloudSession, ListedObject, ObjectPage, ReleasedKey, RowPage, SignerClient
+from agentkeys_runtime.signer_client import (
+    CloudSession,
+    ListedObject,
+    ObjectPage,
+    ReleasedKey,
+    RowPage,
+    SealedSignature,
+    SignerClient,
+)
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
 from broker.adapters.store_sqlite import SqliteCounters
 from broker.cosign import Cosigner
 from broker.quota import Quota, QuotaLimits
+from broker.signing import SigningRelay
 from broker.web.routes import broker_endpoints
 from signer.ports import StsExchange
+from signer.signing_policy import SigningPolicy
 from tests.fakes.app_client import AppClient
 from tests.fakes.registry import StaticRegistry
 from tests.unit.signer.world import OF_CLASS, REGISTRY_ID, World, broker, world_in
@@ -64,6 +74,18 @@ class InProcessSigner(SignerClient):
 
     def derive_address(self, omni: bytes, *, epoch: int) -> bytes:
         return self._run("address", lambda: self._world.service.derive_address(self._caller, omni, epoch))
+
+    def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
+        found = self._run("wallet", lambda: self._world.service.wallet_address(self._caller, actor_omni))
+        return found.address, found.epoch
+
+    def sign_siwe(self, cap: bytes, *, message: str) -> SealedSignature:
+        found = self._run("siwe", lambda: self._world.service.sign_siwe(self._caller, cap, message))
+        return SealedSignature(sealed=found.sealed, row=found.row)
+
+    def sign_typed_data(self, cap: bytes, *, body: bytes) -> SealedSignature:
+        found = self._run("typed", lambda: self._world.service.sign_typed_data(self._caller, cap, body))
+        return SealedSignature(sealed=found.sealed, row=found.row)
 
     def derive_cred_kek(
         self, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes | None = None
@@ -163,7 +185,12 @@ class Services:
         )
         self.broker_signer = InProcessSigner(world)
         self.broker = self._client(
-            broker_endpoints(cosigner=self.cosigner, registry=registry, addresses=self.broker_signer)
+            broker_endpoints(
+                cosigner=self.cosigner,
+                registry=registry,
+                addresses=self.broker_signer,
+                signing=SigningRelay(self.cosigner, self.broker_signer),
+            )
         )
         self.folder = folder / "objects"
         self.objects = LocalObjects(self.folder, lock_timeout_s=2.0)
@@ -307,9 +334,10 @@ def services_in(
     limits: QuotaLimits | None = None,
     exchange: StsExchange | None = None,
     bucket: Bucket | None = None,
+    signing: SigningPolicy | None = None,
 ) -> Iterator[Services]:
     """Everything in one folder; at the end the signer's journal and rows are verified."""
-    with world_in(folder, exchange=exchange) as world:
+    with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
         made = Services(world, folder, limits or plenty, bucket)

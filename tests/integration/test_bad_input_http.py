@@ -22,7 +22,14 @@ from device.credentials import get, put
 from tests.adversarial.town import OPENROUTER, Member, Town
 
 ROUTES = {
-    "broker": ("/v1/caps", "/v1/derive-address", "/v1/registry/changes", "/dev/sign-message"),
+    "broker": (
+        "/v1/caps",
+        "/v1/derive-address",
+        "/v1/registry/changes",
+        "/v1/sign/siwe",
+        "/v1/sign/typed-data",
+        "/dev/sign-message",
+    ),
     "credentials": tuple(f"/v1/credentials/{verb}" for verb in ("store", "fetch", "list", "delete")),
     "audit": ("/v1/audit/list", "/v1/registry/changes"),
 }

@@ -35,6 +35,7 @@ PROMISED = (
     ("naming the victim's device", "device_signature_invalid"),
     ("presented by the broker", "sealed to the device"),
     ("with the broker's certificate", "role_not_allowed"),
+    ("a sign-in with the agent's wallet", "device_signature_invalid"),
     ("AddAgent", "change_not_authorised"),
     ("Enrol", "change_not_authorised"),
     ("Unfreeze", "change_not_authorised"),
@@ -115,7 +116,7 @@ def test_the_demo_shows_the_main_job_and_refuses_every_attack(tmp_path: Path) ->
     assert "65,536 bytes, byte for byte" in done.stdout
     assert "FAIL" not in done.stdout
     assert "\x1b" not in done.stdout
-    assert len(re.findall(r"^  ok +\d+\.\d\d s  ", done.stdout, re.MULTILINE)) == 15 + sum(
+    assert len(re.findall(r"^  ok +\d+\.\d\d s  ", done.stdout, re.MULTILINE)) == 16 + sum(
         len(group.drills) for group in GROUPS
     )
     pids = pids_in(done.stdout)

@@ -38,6 +38,7 @@ class Canned(signer_pb2_grpc.SignerServicer):
 
     DeriveAddress = DeriveCredKek = StsCredentials = SignAuditRow = _serve
     ListObjects = GetAuditRows = VerifyK10Sig = VerifyK11Assertion = _serve
+    SignSiwe = SignTypedData = _serve
 
 
 @pytest.fixture
@@ -60,6 +61,23 @@ def test_derive_address(canned: Canned, client: SignerClient) -> None:
     canned.answer = pb.DeriveAddressResponse(address=bytes(20))
     assert client.derive_address(b"o", epoch=3) == bytes(20)
     assert canned.request == pb.DeriveAddressRequest(omni=b"o", epoch=3)
+
+
+def test_wallet_address(canned: Canned, client: SignerClient) -> None:
+    canned.answer = pb.DeriveAddressResponse(address=bytes(20), epoch=4)
+    assert client.wallet_address(b"o") == (bytes(20), 4)
+    assert canned.request == pb.DeriveAddressRequest(omni=b"o", wallet=True)
+
+
+def test_signatures_come_sealed(canned: Canned, client: SignerClient) -> None:
+    canned.answer = pb.SignSiweResponse(sealed=b"sealed", row=b"r")
+    found = client.sign_siwe(b"cap", message="text")
+    assert (found.sealed, found.row) == (b"sealed", b"r")
+    assert canned.request == pb.SignSiweRequest(cap=b"cap", message="text")
+    canned.answer = pb.SignTypedDataResponse(sealed=b"sealed", row=b"r", digest=bytes(32))
+    found = client.sign_typed_data(b"cap", body=b"{}")
+    assert (found.sealed, found.row) == (b"sealed", b"r")
+    assert canned.request == pb.SignTypedDataRequest(cap=b"cap", typed_data=b"{}")
 
 
 def test_derive_cred_kek_hides_its_key(canned: Canned, client: SignerClient) -> None:

@@ -59,7 +59,7 @@ class _Writer:
 
     STATEMENTS: Final = (
         "INSERT INTO registry_operators(operator_omni, identity_omni, wallet, wallet_epoch, nonce) VALUES (?,?,?,0,1)",
-        "INSERT INTO registry_actors(actor_omni, operator_omni) VALUES (?,?)",
+        "INSERT INTO registry_actors(actor_omni, operator_omni, wallet_epoch) VALUES (?,?,?)",
         (
             "INSERT INTO registry_devices(device_key_hash, operator_omni, actor_omni, address, label, generation, tier,"
             " roles, registered_at, sequence, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash)"
@@ -81,7 +81,7 @@ class _Writer:
         operators, actors, devices, scopes, objects, salts = self._rows
         operator = operator_omni(wallet)
         operators.append((operator, operator, wallet))
-        actors.append((operator, operator))
+        actors.append((operator, operator, 0))
         master = DeviceKey.generate() if active else None
         address = os.urandom(20) if master is None else master.address
         public = k11.public
@@ -95,7 +95,7 @@ class _Writer:
             actor = child_omni(operator, label, 0)
             key = DeviceKey.generate() if active else None
             address = os.urandom(20) if key is None else key.address
-            actors.append((actor, operator))
+            actors.append((actor, operator, 1))
             standing = (label, 0, int(Tier.AGENT), int(Role.CAP_MINT), self._now)
             devices.append((keccak256(address), operator, actor, address, *standing, *(None,) * len(of_k11)))
             granted = tuple(service_name(entry) for entry in range(number * GRANTED, (number + 1) * GRANTED))

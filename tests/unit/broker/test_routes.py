@@ -13,7 +13,7 @@ from tests.fakes.services_kit import Services
 
 KNOWN = {str(reason) for reason in Reason} - {"internal"}
 HOSTILE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-POSTS = ["/v1/caps", "/v1/derive-address", "/v1/registry/changes"]
+POSTS = ["/v1/caps", "/v1/derive-address", "/v1/registry/changes", "/v1/sign/siwe", "/v1/sign/typed-data"]
 OMNI = "ab" * 32
 
 
@@ -39,6 +39,8 @@ def test_an_address_is_derived_at_the_current_or_the_named_epoch(services: Servi
         ({"omni": OMNI, "epoch": True}, "invalid_body"),
         ({"omni": OMNI, "epoch": 2**32}, "invalid_body"),
         ({"omni": OMNI, "more": 1}, "unknown_fields"),
+        ({"omni": OMNI, "wallet": 1}, "invalid_body"),
+        ({"omni": OMNI, "wallet": True, "epoch": 1}, "invalid_body"),
         ([], "invalid_body"),
     ],
 )
@@ -66,7 +68,7 @@ def test_the_daemon_edge_is_gone_for_every_method(services: Services, path: str,
     answer = services.broker.request(method, path, headers={"Authorization": "Bearer token"})
     assert answer.status_code == 410
     assert answer.json()["reason"] == "gone"
-    expected = "/v1/derive-address" if path.endswith("address") else "siwe-sign"
+    expected = "/v1/derive-address" if path.endswith("address") else "POST /v1/sign/siwe"
     assert expected in answer.json()["instead"]
     assert "signer-protocol.md" in answer.json()["see"]
     assert services.broker_signer.calls == []

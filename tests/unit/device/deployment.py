@@ -33,18 +33,21 @@ from agentkeys_core.changes import (
     SignedChange,
     Unfreeze,
 )
-from agentkeys_core.encoding import b64u_decode, b64u_encode, hex_encode
+from agentkeys_core.clear_signing import intent_of, sign_in_words
+from agentkeys_core.encoding import address_encode, b64u_decode, b64u_encode, hex_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import keccak256, sha256
 from agentkeys_core.ids import address_of
 from agentkeys_core.jwks import jwks_document
 from agentkeys_core.k11 import cap_challenge
-from agentkeys_core.keys import ES256PublicKey, verify_secp256k1
+from agentkeys_core.keys import DeviceKey, ES256PublicKey, eip191_digest, verify_secp256k1
 from agentkeys_core.ops import Op, WorkerClass
 from agentkeys_core.profile import Profile
 from agentkeys_core.proof import k10_digest
 from agentkeys_core.registry import AGENT, ALL_ROLES, MASTER, DeviceRecord, OperatorState, Role
 from agentkeys_core.sealing import seal
+from agentkeys_core.signing_bodies import SiweAnswer, SiweBody, TypedDataAnswer, TypedDataBody
+from agentkeys_core.siwe import SiweMessage
 from agentkeys_core.webauthn_check import verify_assertion
 from certs.ca import Authority
 from certs.profiles import LeafNames
@@ -80,6 +83,9 @@ class Deployment:
     ports: dict[str, int] = field(default_factory=dict)
     keys: list[ES256PublicKey] = field(default_factory=list)
     tamper: Callable[[dict[str, object]], None] | None = None
+    wallets: dict[bytes, DeviceKey] = field(default_factory=dict)
+    signed_by: DeviceKey | None = None
+    words: str | None = "the usual ones"
     stored_row: Callable[[AuditRow], AuditRow] | None = None
     released: tuple[int, bytes | None] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -294,6 +300,46 @@ class Deployment:
             self.tamper(answer)
         return 200, answer
 
+    def address(self, body: bytes) -> Reply:
+        asked = json.loads(body)
+        assert asked["wallet"] is True
+        return 200, {"address": address_encode(self.wallets[bytes.fromhex(asked["omni"])].address), "epoch": 1}
+
+    def sign(self, body: bytes) -> Reply:
+        """As broker and signer together: `signed_by` another wallet, `words` other than the usual ones."""
+        outer = json.loads(body)
+        cap, inner = UncosignedCap.from_json(outer["cap"]), b64u_decode(outer["body"])
+        self._authorise(cap)
+        request = cap.request
+        assert sha256(inner) == request.request_hash
+        wallet = self.signed_by or self.wallets[request.actor_omni]
+        if request.op is Op.SIWE_SIGN:
+            message = SiweMessage.parse(SiweBody.parse(inner).message)
+            words: str | None = sign_in_words(message)
+            digest, kind = eip191_digest(message.encode().encode()), OpKind.SIGN_EIP191
+            plain = SiweAnswer(address=wallet.address, signature=wallet.sign_recoverable(digest)).encode()
+        else:
+            typed = TypedDataBody.parse(inner).content()
+            digest, kind, words = typed.digest, OpKind.SIGN_EIP712, intent_of(typed)
+            plain = TypedDataAnswer(
+                address=wallet.address,
+                digest=digest,
+                domain_separator=typed.domain_separator,
+                intent=words,
+                signature=wallet.sign_recoverable(digest),
+                type_hash=typed.type_hash,
+            ).encode()
+        said = words if self.words == "the usual ones" else self.words
+        row = self.ledger.of_request(request, kind, intent=said, digest=digest)
+        answer: dict[str, object] = {
+            "cap_digest": hex_encode(request.digest),
+            "row": row.to_json(),
+            "sealed": b64u_encode(seal(request.reply_key, request.digest, plain)),
+        }
+        if self.tamper is not None:
+            self.tamper(answer)
+        return 200, answer
+
     def answer(self, part: str, method: str, path: str, body: bytes) -> Reply:
         with self.lock:
             self.seen.append((part, path))
@@ -305,9 +351,14 @@ class Deployment:
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
                 if method == "GET":
                     return self.read(bytes.fromhex(path.rpartition("/")[2]))
-                if path == "/v1/registry/changes":
-                    return self.change(body)
-                return self.cosign(body) if path == "/v1/caps" else self.work(body)
+                posts = {
+                    "/v1/caps": self.cosign,
+                    "/v1/derive-address": self.address,
+                    "/v1/registry/changes": self.change,
+                    "/v1/sign/siwe": self.sign,
+                    "/v1/sign/typed-data": self.sign,
+                }
+                return posts.get(path, self.work)(body)
             except KeyServiceError as exc:
                 members: dict[str, object] = dict(exc.metadata)
                 if exc.row is not None:

@@ -49,6 +49,8 @@ class Ledger:
         result: OpResult = OpResult.SUCCESS,
         epoch: int = 1,
         salt: bytes | None = None,
+        intent: str | None = None,
+        digest: bytes | None = None,
     ) -> AuditRow:
         body = OpBody(
             cap=request.digest, req=request.request_hash, svc=svc or request.service.text, epoch=epoch, salt=salt
@@ -61,6 +63,8 @@ class Ledger:
                 op_kind=kind,
                 op_body=body,
                 result=result,
+                intent_text=intent,
+                payload_digest=digest,
             )
         )
 

@@ -115,7 +115,7 @@ def test_an_actor_belongs_to_one_operator_for_ever(here: Opened, person: Person)
     other = Person()
     here.registry.apply(other.enrol())
     here.committer.run(
-        lambda tx: tx.conn.execute("INSERT INTO registry_actors VALUES (?, ?)", (person.actor(), other.operator))
+        lambda tx: tx.conn.execute("INSERT INTO registry_actors VALUES (?, ?, 1)", (person.actor(), other.operator))
     )
     with refused("already_bound"):
         here.registry.apply(person.add_agent(DeviceKey.generate(), 1))

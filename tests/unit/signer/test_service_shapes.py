@@ -36,7 +36,6 @@ def bent(cap: bytes, **changed: object) -> bytes:
         (Op.CRED_FETCH, NAME, broker()),
         (Op.MEMORY_GET, "memory:travel", CREDENTIALS),
         (Op.SIWE_SIGN, "siwe:example.org", CREDENTIALS),
-        (Op.SIWE_SIGN, "siwe:example.org", broker()),
     ],
 )
 def test_a_worker_asks_only_for_its_own_class(world, op, service, caller):
@@ -54,6 +53,11 @@ def test_an_op_that_is_not_for_a_key(world, op, service):
     with refused("invalid_cap"):
         cap = world.cap(op, service, touch=True)
         fetch(world, cap, world.caller(cap))
+
+
+def test_what_the_broker_may_ask_is_not_for_a_key_either(world):
+    with refused("invalid_cap"):
+        fetch(world, world.cap(Op.SIWE_SIGN, "siwe:example.org"), broker())
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from signer.ports import RegistryReader, StsExchange
 from signer.refusals import DISK_RESERVE_BYTES, Refusals
 from signer.releases import KeyRelease
 from signer.service import SignerService
+from signer.signing_policy import SigningPolicy
 from tests.fakes.clock import StillClock
 from tests.fakes.registry import StaticRegistry
 from tests.unit.core.material import SoftwareK11
@@ -131,7 +132,15 @@ class User:
 class World:
     """Everything that a service needs, and shorthands for what devices and workers send to it."""
 
-    def __init__(self, directory: Path, *, exchange: StsExchange | None = None, device: Rate = PLENTY) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        exchange: StsExchange | None = None,
+        device: Rate = PLENTY,
+        signing: SigningPolicy | None = None,
+    ) -> None:
+        self.signing_policy = signing or SigningPolicy()
         self.path = directory / "state.db"
         self.clock = StillClock()
         self.keyring = keyring()
@@ -162,7 +171,12 @@ class World:
             snapshot=self.database.snapshot,
             registry=registry,
             clock=self.clock,
-            policy=ServicePolicy(aud=REGISTRY_ID, cosign_keys={self.k1_public.kid: self.k1_public}, sts=sts),
+            policy=ServicePolicy(
+                aud=REGISTRY_ID,
+                cosign_keys={self.k1_public.kid: self.k1_public},
+                sts=sts,
+                signing=self.signing_policy,
+            ),
             limits=Limits(certificate=certificate, device=self.device_rate, monotonic=time.monotonic),
             refusals=self.refusals,
             sts=self.exchange,
@@ -227,8 +241,7 @@ class World:
 
     def caller(self, cap: bytes) -> CallerIdentity:
         worker_class = Cap.parse(cap).request.rule.worker_class
-        assert worker_class is not None
-        return OF_CLASS[worker_class]
+        return broker() if worker_class is None else OF_CLASS[worker_class]
 
     def derive(self, cap: bytes, **given: Any) -> KeyRelease:
         return self.service.derive_cred_kek(self.caller(cap), cap, **given)

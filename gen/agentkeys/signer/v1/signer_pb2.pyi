@@ -28,18 +28,22 @@ SIGNATURE_SCHEME_EIP712: SignatureScheme
 SIGNATURE_SCHEME_EIP191: SignatureScheme
 
 class DeriveAddressRequest(_message.Message):
-    __slots__ = ("omni", "epoch")
+    __slots__ = ("omni", "epoch", "wallet")
     OMNI_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WALLET_FIELD_NUMBER: _ClassVar[int]
     omni: bytes
     epoch: int
-    def __init__(self, omni: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+    wallet: bool
+    def __init__(self, omni: _Optional[bytes] = ..., epoch: _Optional[int] = ..., wallet: _Optional[bool] = ...) -> None: ...
 
 class DeriveAddressResponse(_message.Message):
-    __slots__ = ("address",)
+    __slots__ = ("address", "epoch")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     address: bytes
-    def __init__(self, address: _Optional[bytes] = ...) -> None: ...
+    epoch: int
+    def __init__(self, address: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class DeriveCredKekRequest(_message.Message):
     __slots__ = ("cap", "epoch", "salt", "expect")
