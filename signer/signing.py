@@ -179,8 +179,10 @@ class Signing:
         wallet = self._wallet(request.actor_omni)
         if epoch is None:
             return wallet
-        if epoch > request.k3_epoch:  # which is the current one: a prepared epoch signs nothing yet
-            raise KeyServiceError(Reason.FUTURE_EPOCH, "that epoch has not begun")
+        current = request.k3_epoch  # admitted, so it is: a prepared epoch signs nothing yet
+        if epoch > current:
+            told = {"current_epoch": str(current)}
+            raise KeyServiceError(Reason.FUTURE_EPOCH, "that epoch has not begun", metadata=told)
         return WalletRef(omni=wallet.omni, epoch=epoch)
 
     def _release(self, attempt: Attempt, admitted: Admitted, payload: _Payload) -> tuple[bytes, bytes]:
