@@ -140,6 +140,11 @@ class Manifest:
         return self.siwe is not None and self.k3_current
 
     @property
+    def siwe_and_oidc(self) -> bool:
+        """Whether users whose wallet the target derives can sign in somewhere."""
+        return self.siwe is not None and self.oidc is not None
+
+    @property
     def oidc_and_k3(self) -> bool:
         """Whether the initial wallet of an identity can be computed."""
         return self.oidc is not None and self.k3_current

@@ -59,6 +59,10 @@ class Operators:
         owner = self.tables.owner_of_device.get(key_hash)
         return None if owner is None else self.tables.operators[owner]
 
+    def of_actor(self, actor: bytes) -> Operator | None:
+        owner = self.tables.owner_of_actor.get(actor)
+        return None if owner is None else self.tables.operators[owner]
+
     def of_credential(self, credential: bytes) -> Device | None:
         """The master device with that K11, the one that registered it first."""
         for operator in self.tables.operators.values():

@@ -49,6 +49,7 @@ class Signer:
         self._checks = checks
         self._verdicts = verdicts
         self._sts = sts
+        self._wallets = wallets
         self._broken = broken
         self.VerifyK10Sig = verdicts.k10
         self.VerifyK11Assertion = verdicts.k11
@@ -63,9 +64,12 @@ class Signer:
     def DeriveAddress(self, asked: pb.DeriveAddressRequest, _peer: Peer) -> pb.DeriveAddressResponse:
         if len(asked.omni) != 32:
             refuse(Reason.INVALID_OMNI)
+        if asked.wallet:
+            epoch, address = self._wallets.address(asked.omni)
+            return pb.DeriveAddressResponse(address=address, epoch=epoch)
         if not self._keys.holds(asked.epoch):
             refuse(Reason.EPOCH_NOT_HELD)
-        return pb.DeriveAddressResponse(address=self._keys.address(asked.epoch, asked.omni))
+        return pb.DeriveAddressResponse(address=self._keys.address(asked.epoch, asked.omni), epoch=asked.epoch)
 
     def DeriveCredKek(self, asked: pb.DeriveCredKekRequest, peer: Peer) -> pb.DeriveCredKekResponse:
         cap = self._checks.parse(asked.cap, peer, frozenset({Effect.WRITE, Effect.READ}))

@@ -23,7 +23,9 @@ from tests.conformance.backend.breakages import Broken
 from tests.conformance.backend.checks import Asked, Checks
 from tests.conformance.backend.keys import Keys
 from tests.conformance.backend.memory import Memory
+from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
+from tests.conformance.backend.records import Operator
 from tests.conformance.backend.refused import refuse
 from tests.conformance.backend.typed import Typed, read
 
@@ -83,7 +85,17 @@ class Policy:
 class Wallets:
     """Signs with K4."""
 
-    def __init__(self, keys: Keys, memory: Memory, checks: Checks, policy: Policy, broken: Broken) -> None:
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        memory: Memory,
+        operators: Operators,
+        checks: Checks,
+        policy: Policy,
+        broken: Broken,
+    ) -> None:
+        self._operators = operators
         self._keys = keys
         self._memory = memory
         self._checks = checks
@@ -98,7 +110,7 @@ class Wallets:
         found = self._read_siwe(asked.message)
         admitted = self._checks.admit(cap, replacing=False)
         self._allow_siwe(cap.request.service.name, found)
-        epoch, address = self._wallet(admitted)
+        omni, epoch, address = self._wallet(admitted)
         if bytes.fromhex(found["address"][2:]) != address:
             refuse(Reason.POLICY_REFUSED)
         digest = eip191_digest(asked.message.encode())
@@ -107,6 +119,7 @@ class Wallets:
             digest,
             words=f"Sign in to {found['domain']} as {found['address']}",
             answer=lambda signature: {"address": "0x" + address.hex(), "signature": b64u_encode(signature)},
+            omni=omni,
             epoch=epoch,
         )
         return pb.SignSiweResponse(sealed=sealed, row=row)
@@ -153,7 +166,7 @@ class Wallets:
         admitted = self._checks.admit(cap, replacing=False, k11=k11)
         if not allowed:
             refuse(Reason.POLICY_REFUSED)
-        epoch, address = self._wallet(admitted, wanted)
+        omni, epoch, address = self._wallet(admitted, wanted)
         digest, separator, type_hash = _hashes(document, typed)
         hashes = {"digest": digest.hex(), "domain_separator": separator.hex(), "type_hash": type_hash.hex()}
         sealed, row = self._sign(
@@ -166,6 +179,7 @@ class Wallets:
                 "signature": b64u_encode(signature),
                 **hashes,
             },
+            omni=omni,
             epoch=epoch,
         )
         return pb.SignTypedDataResponse(
@@ -187,16 +201,31 @@ class Wallets:
             refuse(Reason.INVALID_BODY)
         return members["typed_data"], wanted
 
-    def _wallet(self, admitted: Asked, wanted: int | None = None) -> tuple[int, bytes]:
-        """Epoch and address of the actor's wallet; a master that enrolled with a wallet of its own has none here."""
-        if admitted.device.is_master and not admitted.operator.wallet_epoch:
+    def address(self, actor: bytes) -> tuple[int, bytes]:
+        """Epoch and address of an actor's wallet."""
+        operator = self._operators.of_actor(actor)
+        if operator is None:
+            refuse(Reason.ACTOR_BINDING_MISMATCH)
+        omni, epoch = self._of(operator, actor)
+        return epoch, self._keys.address(epoch, omni)
+
+    def _of(self, operator: Operator, actor: bytes) -> tuple[bytes, int]:
+        """What the wallet's K4 comes from; a user who enrolled with a wallet of their own has none here."""
+        if actor != operator.omni:
+            return actor, operator.wallet_epochs[actor]
+        if not operator.wallet_epoch:
             refuse(Reason.POLICY_REFUSED)
+        return operator.identity, operator.wallet_epoch
+
+    def _wallet(self, admitted: Asked, wanted: int | None = None) -> tuple[bytes, int, bytes]:
+        """Omni, epoch and address of the wallet that is to sign."""
+        omni, epoch = self._of(admitted.operator, admitted.request.actor_omni)
         if wanted is not None and wanted > self._keys.current:
             refuse(Reason.FUTURE_EPOCH, current_epoch=self._keys.current, server_time=int(time.time()))
-        epoch = wanted or admitted.operator.wallet_epochs.get(admitted.request.actor_omni, self._keys.current)
+        epoch = wanted or epoch
         if not self._keys.holds(epoch):
             refuse(Reason.EPOCH_NOT_HELD)
-        return epoch, self._keys.address(epoch, admitted.request.actor_omni)
+        return omni, epoch, self._keys.address(epoch, omni)
 
     def _sign(
         self,
@@ -205,6 +234,7 @@ class Wallets:
         *,
         words: str | None,
         answer: Callable[[bytes], Mapping[str, object]],
+        omni: bytes,
         epoch: int,
     ) -> tuple[bytes, bytes]:
         """The sealed answer, and the row."""
@@ -214,7 +244,7 @@ class Wallets:
             raise KeyServiceError(Reason.CAP_REPLAYED)
         used.spent.add("sign")
         used.row = self._memory.record(request, intent_text=words, payload_digest=digest, epoch=epoch)
-        signature = self._keys.wallet_sign(epoch, request.actor_omni, digest)
+        signature = self._keys.wallet_sign(epoch, omni, digest)
         plain = canonical_json(dict(answer(signature)))
         bound = bytes(32) if "answer-unbound" in self._broken else request.digest
         return seal(request.reply_key, bound, plain), used.row

@@ -9,15 +9,17 @@ import jwt
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
 from agentkeys_core import ids
 from agentkeys_core.changes import Enrol
-from agentkeys_core.encoding import b64u_encode, canonical_json
+from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json
 from agentkeys_core.errors import Reason
 from agentkeys_core.ids import IdentityType
-from agentkeys_core.keys import recover_address
+from agentkeys_core.keys import eip191_digest, recover_address
 from agentkeys_core.pairing import oidc_nonce
 from tests.conformance import derived
 from tests.conformance.cases import Case, Steps, add, case, equal
 from tests.conformance.groups.objects import fetch, store
 from tests.conformance.groups.registry import state
+from tests.conformance.groups.signing import opened
+from tests.conformance.groups.siwe import sign_in, signed_siwe, siwe_cap
 from tests.conformance.people import Master, master, stranger
 from tests.conformance.refusals import refusal_of
 from tests.conformance.site import BROKER, Site
@@ -105,6 +107,20 @@ def first_bind(site: Site) -> None:
     equal((found.wallet, found.wallet_epoch), (user.address, site.epoch), "wallet and its epoch")
     kept = store(site, user)
     equal(fetch(site, user, kept)().key, kept.released.key, "key")
+
+
+@case(ATTEST, "the initial wallet is the user's managed wallet, and signs in", needs="siwe_and_oidc")
+def managed_wallet(site: Site) -> None:
+    user = Member(site)
+    change = user.bind()
+    user.apply(user.signed(change, wallet=attested(site, change_json(change), user.evidence(change))()))
+    request = signer_pb2.DeriveAddressRequest(omni=user.operator, wallet=True)
+    found = site.signer(BROKER).DeriveAddress(request)
+    equal((found.address, found.epoch), (user.address, site.epoch), "address and epoch")
+    message = sign_in(site, user.address)
+    cap = siwe_cap(site, user, message)
+    answer = opened(cap, signed_siwe(site, cap, message)().sealed)
+    equal(recover_address(eip191_digest(message.encode()), b64u_decode(answer["signature"])), user.address, "signer")
 
 
 @case(ATTEST, "the wallet is K4 of the identity", needs="oidc_and_k3")

@@ -1,10 +1,9 @@
-"""`DeriveAddress` and `DeriveCredKek`: what is derived, for whom, and under which version rule."""
+"""`DeriveCredKek`: what is derived, for whom, and under which version rule."""
 
 import secrets
 from collections.abc import Callable
 from typing import Any
 
-from agentkeys.signer.v1 import signer_pb2
 from agentkeys_core.audit import OpKind, OpResult
 from agentkeys_core.errors import Reason
 from agentkeys_core.hashes import sha256
@@ -15,58 +14,9 @@ from tests.conformance.cases import Case, Steps, add, case, equal, expect
 from tests.conformance.groups.objects import acknowledge, delete, fetch, release, released, store
 from tests.conformance.people import master
 from tests.conformance.refusals import refusal_of
-from tests.conformance.site import AUDIT, BROKER, CREDENTIALS, MEMORY, Site
+from tests.conformance.site import AUDIT, CREDENTIALS, MEMORY, Site
 
 KEK = "DeriveCredKek"
-
-
-def _address(site: Site, omni: bytes, epoch: int = 1) -> Callable[[], bytes]:
-    request = signer_pb2.DeriveAddressRequest(omni=omni, epoch=epoch)
-    return lambda: site.signer(BROKER).DeriveAddress(request).address
-
-
-@case("DeriveAddress", "is stable and differs from omni to omni")
-def stable_address(site: Site) -> None:
-    first, second = secrets.token_bytes(32), secrets.token_bytes(32)
-    found = _address(site, first)()
-    equal(len(found), 20, "length of an address")
-    equal(_address(site, first)(), found, "the same omni again")
-    expect(_address(site, second)() != found, "two omnis have one address")
-
-
-@case("DeriveAddress", "is that of K4", needs="k3")
-def known_address(site: Site) -> None:
-    for epoch, k3 in site.manifest.k3.items():
-        omni = secrets.token_bytes(32)
-        equal(_address(site, omni, epoch)(), derived.wallet(k3, omni).address, f"address at epoch {epoch}")
-
-
-def _bad_omni(length: int) -> Steps:
-    return lambda site: _address(site, bytes(length))
-
-
-def _no_epoch(epoch: int) -> Steps:
-    return lambda site: _address(site, bytes(32), epoch)
-
-
-for _length in (0, 31, 33):
-    add(
-        Case(
-            group="DeriveAddress",
-            title=f"an omni of {_length} bytes",
-            steps=_bad_omni(_length),
-            gives=Reason.INVALID_OMNI,
-        )
-    )
-for _epoch in (0, 4_000_000_000):
-    add(
-        Case(
-            group="DeriveAddress",
-            title=f"epoch {_epoch} is not held",
-            steps=_no_epoch(_epoch),
-            gives=Reason.EPOCH_NOT_HELD,
-        )
-    )
 
 
 @case(KEK, "a store is read with the same key, each release with a row of its own")
