@@ -107,7 +107,7 @@ class Manifest:
         path = folder / MANIFEST
         try:
             members = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ManifestError(f"{path}: {error}") from error
         if not isinstance(members, dict) or members.pop("ver", None) != VERSION:
             raise ManifestError(f"{path}: ver is not {VERSION}")
@@ -116,7 +116,7 @@ class Manifest:
             raise ManifestError(f"{path}: unknown names: {', '.join(unknown)}")
         try:
             return cls(folder=folder, **{name: _read(name, value) for name, value in members.items()})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise ManifestError(f"{path}: {error}") from error
 
     @property

@@ -1,13 +1,17 @@
 """The suite itself: its table of reasons is whole, its report is readable, its mistakes are named."""
 
 import ast
+import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentkeys_core.errors import Reason
 from tests.conformance import groups
@@ -98,6 +102,23 @@ def test_refuses_a_manifest_that_it_cannot_read(tmp_path: Any, text: Any) -> Non
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ManifestError):
         Manifest.load(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+MEMBERS = {"ver": st.just(1), "server_name": st.text(), "trust_domain": st.text()}
+OTHERS = {field.name: JSON for field in fields(Manifest) if field.name not in MEMBERS}
+
+
+@given(document=st.fixed_dictionaries(MEMBERS, optional=OTHERS) | JSON)
+def test_whatever_stands_in_a_manifest_is_read_or_refused_by_name(tmp_path_factory: Any, document: Any) -> None:
+    folder = tmp_path_factory.mktemp("manifest")
+    (folder / "manifest.json").write_text(json.dumps(document))
+    with contextlib.suppress(ManifestError):
+        Manifest.load(folder)
 
 
 def test_a_manifest_without_features_skips_their_cases(tmp_path: Any) -> None:
