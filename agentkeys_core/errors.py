@@ -45,6 +45,8 @@ class Reason(StrEnum):
 
     CERTIFICATE_INVALID = "certificate_invalid"
     CERTIFICATE_REVOKED = "certificate_revoked"
+    PROOF_INVALID = "proof_invalid"
+    SESSION_INVALID = "session_invalid"
 
     ROLE_NOT_ALLOWED = "role_not_allowed"
     CLASS_MISMATCH = "class_mismatch"
@@ -73,6 +75,7 @@ class Reason(StrEnum):
     REGISTRY_ROLLED_BACK = "registry_rolled_back"
     ALREADY_BOUND = "already_bound"
     GONE = "gone"
+    CEREMONY_ENDED = "ceremony_ended"
 
     CAP_REPLAYED = "cap_replayed"
 
@@ -89,6 +92,8 @@ class Reason(StrEnum):
     STS_UNREACHABLE = "sts_unreachable"
     OBJECT_STORE_UNAVAILABLE = "object_store_unavailable"
     SIGNER_UNREACHABLE = "signer_unreachable"
+    MAIL_UNREACHABLE = "mail_unreachable"
+    PROVIDER_UNREACHABLE = "provider_unreachable"
 
     OBJECT_NOT_FOUND = "object_not_found"
     NOT_FOUND = "not_found"
@@ -120,7 +125,12 @@ REASONS_OF: Final[Mapping[Code, tuple[Reason, ...]]] = MappingProxyType(
             Reason.INVALID_EVIDENCE,
             Reason.METHOD_NOT_ALLOWED,
         ),
-        Code.UNAUTHENTICATED: (Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_REVOKED),
+        Code.UNAUTHENTICATED: (
+            Reason.CERTIFICATE_INVALID,
+            Reason.CERTIFICATE_REVOKED,
+            Reason.PROOF_INVALID,
+            Reason.SESSION_INVALID,
+        ),
         Code.PERMISSION_DENIED: (
             Reason.ROLE_NOT_ALLOWED,
             Reason.CLASS_MISMATCH,
@@ -150,6 +160,7 @@ REASONS_OF: Final[Mapping[Code, tuple[Reason, ...]]] = MappingProxyType(
             Reason.REGISTRY_ROLLED_BACK,
             Reason.ALREADY_BOUND,
             Reason.GONE,
+            Reason.CEREMONY_ENDED,
         ),
         Code.ALREADY_EXISTS: (Reason.CAP_REPLAYED,),
         Code.OUT_OF_RANGE: (Reason.CAP_EXPIRED, Reason.CAP_NOT_YET_VALID, Reason.WINDOW_TOO_LONG),
@@ -161,6 +172,8 @@ REASONS_OF: Final[Mapping[Code, tuple[Reason, ...]]] = MappingProxyType(
             Reason.STS_UNREACHABLE,
             Reason.OBJECT_STORE_UNAVAILABLE,
             Reason.SIGNER_UNREACHABLE,
+            Reason.MAIL_UNREACHABLE,
+            Reason.PROVIDER_UNREACHABLE,
         ),
         Code.NOT_FOUND: (Reason.OBJECT_NOT_FOUND, Reason.NOT_FOUND),
         Code.UNIMPLEMENTED: (Reason.NOT_IMPLEMENTED,),

@@ -93,6 +93,12 @@ def parse_generation(text: object) -> int:
     return int(text)
 
 
+def check_label(label: str) -> None:
+    """Return for a label that an agent may have. Raises `invalid_omni`."""
+    if not _LABEL.fullmatch(label):
+        raise KeyServiceError(Reason.INVALID_OMNI, "a label has 1 to 32 of a-z, 0-9 and -")
+
+
 def child_omni(operator: bytes, label: str, generation: int) -> bytes:
     """Return the 32-byte actor omni of the operator's child `//label/generation`.
 

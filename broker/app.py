@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
+from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
 from agentkeys_runtime.identity import CallerRole
@@ -14,16 +15,32 @@ from agentkeys_runtime.mtls import client_channel
 from agentkeys_runtime.registry_client import RegistryFollower
 from agentkeys_runtime.signer_client import SignerClient
 from agentkeys_runtime.web.app import create_app
+from agentkeys_runtime.web.endpoints import Endpoint
 from agentkeys_runtime.web.own_certificate import check_own_certificate
 from agentkeys_runtime.web.registry_source import PinnedRegistry
 from agentkeys_runtime.web.serve import listen_on, serve
-from broker.adapters.store_sqlite import SqliteCounters
+from broker.adapters.mail import SmtpMailer
+from broker.adapters.openid import Provider
+from broker.adapters.store.ceremony_table import SqlCeremonies
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.session_table import SqlSessions
+from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.pairing import PairingDesk
+from broker.ceremonies.steps import Steps
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
-from broker.keyfile import load_key
+from broker.keyfile import load_keys
+from broker.proofs import Proofs
 from broker.quota import Quota
+from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
+from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.pages import Pages
+from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
+from broker.web.session_routes import session_endpoints
 
 #: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
 FIRST_WORD_S: Final = 5.0
@@ -45,9 +62,9 @@ def run(config: BrokerConfig) -> None:
 def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
     """Yield the broker's application; afterwards its threads, channel and state file are closed."""
     with ExitStack() as stack:
-        key = load_key(config.state_dir)
-        counters = SqliteCounters(config.database)
-        stack.callback(counters.close)
+        keys = load_keys(config.state_dir)
+        engine = open_engine(database_url(config.store.postgresql, config.state_dir))
+        stack.callback(engine.dispose)
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
         follower = stack.enter_context(RegistryFollower(channel))
@@ -56,14 +73,66 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             log_event(_LOG, "registry_not_heard", level=logging.WARNING)
         registry = PinnedRegistry(follower, config.registry_id)
         cosigner = Cosigner(
-            key=key,
+            keys=keys,
             registry=registry,
-            quota=Quota(config.quota, counters, time.time),
+            quota=Quota(config.quota, SqlCounters(engine), time.time),
             clock=time.time,
             aud=config.registry_id,
         )
         client = SignerClient(channel)
-        endpoints = broker_endpoints(
-            cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
+        proofs = Proofs(
+            origin=config.origin,
+            challenge_key=keys.challenge_key(),
+            redemptions=SqlRedemptions(engine),
+            clock=time.time,
+        )
+        sessions = SessionDesk(
+            keys=keys,
+            origin=config.origin,
+            registry=registry,
+            sessions=SqlSessions(engine),
+            proofs=proofs,
+            clock=time.time,
+        )
+        endpoints = (
+            *broker_endpoints(
+                cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
+            ),
+            *session_endpoints(sessions),
+            *_identity(config, engine, proofs, sessions),
         )
         yield create_app("AgentKeys broker", endpoints)
+
+
+def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk) -> tuple[Endpoint, ...]:
+    """Pairing, and the ceremonies that the host configured."""
+    steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=time.time)
+    counters = SqlCounters(engine)
+    email = oidc = None
+    if config.mail is not None:
+        email = EmailDesk(
+            origin=config.origin,
+            proofs=proofs,
+            steps=steps,
+            counters=counters,
+            mailer=SmtpMailer(config.mail),
+            clock=time.time,
+        )
+    redirect_uri = config.origin + CALLBACK
+    providers = {
+        found.issuer: Provider(found, redirect_uri=redirect_uri, clock=time.time) for found in config.providers
+    }
+    if providers:
+        oidc = OidcDesk(
+            origin=config.origin,
+            proofs=proofs,
+            steps=steps,
+            counters=counters,
+            providers=providers,
+            clock=time.time,
+        )
+    pairing = PairingDesk(proofs=proofs, steps=steps, counters=counters, clock=time.time)
+    return (
+        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=Pages(origin=config.origin)),
+        *pairing_endpoints(pairing, sessions),
+    )

@@ -10,7 +10,16 @@ from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.logs import configure
 from broker.app import run
 from broker.config import BrokerConfig
-from broker.keyfile import JWK_NAME, KEY_NAME, create_key
+from broker.keyfile import (
+    JWK_NAME,
+    KEY_NAME,
+    NEXT_JWK_NAME,
+    PREVIOUS_KEY_NAME,
+    create_key,
+    forget_key,
+    prepare_key,
+    promote_key,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Checks and co-signs what devices ask for; releases nothing.",
 )
+key_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Replace K1 step by step: prepare, pin, promote, forget."
+)
+app.add_typer(key_app, name="key")
+StateDir = Annotated[Path, typer.Option(help="Folder of the broker's state.")]
 
 
 @app.command(short_help="Make K1, the co-signing key.")
@@ -28,6 +42,30 @@ def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's st
     print(f"key     {state_dir / KEY_NAME}")
     print(f"public  {state_dir / JWK_NAME}")
     print(f"kid     {public.kid}")
+
+
+@key_app.command(short_help="Make the next K1, which signs nothing yet.")
+def prepare(state_dir: StateDir) -> None:
+    """Make the next K1 and its public half, for signer and workers to pin beside the present one. It signs nothing."""
+    public = prepare_key(state_dir)
+    print(f"public  {state_dir / NEXT_JWK_NAME}")
+    print(f"kid     {public.kid}")
+    print("next    add that file to `cosign_keys` of signer and workers and restart them; then `key promote`")
+
+
+@key_app.command(short_help="Let the prepared key sign from the next start on.")
+def promote(state_dir: StateDir) -> None:
+    """Let the prepared key sign from the next start on. Sessions signed by the one before stay good until `forget`."""
+    public = promote_key(state_dir)
+    print(f"kid     {public.kid}")
+    print("next    restart the broker; 10 minutes later drop the old file from `cosign_keys`, then `key forget`")
+
+
+@key_app.command(short_help="Remove the key that was replaced.")
+def forget(state_dir: StateDir) -> None:
+    """Remove the key that was replaced."""
+    forget_key(state_dir)
+    print(f"removed {state_dir / PREVIOUS_KEY_NAME}")
 
 
 @app.command("serve", short_help="Serve until SIGTERM.")

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from agentkeys_core.authorisation import check_context, verify_device_signature
 from agentkeys_core.captoken import MAX_CAP_BYTES, UncosignedCap
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.keys import ES256PublicKey, es256_sign
+from agentkeys_core.keys import es256_sign
 from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now
+from broker.keys import K1Keys
 from broker.quota import Quota
 
 _NO_COSIGN: Final = bytes(64)
@@ -30,21 +29,20 @@ class Cosigner:
     def __init__(
         self,
         *,
-        key: ec.EllipticCurvePrivateKey,
+        keys: K1Keys,
         registry: RegistrySource,
         quota: Quota,
         clock: Callable[[], float],
         aud: str,
     ) -> None:
-        self._key = key
-        self._public = ES256PublicKey.of(key.public_key())
+        self._keys = keys
         self._registry = registry
         self._quota = quota
         self._clock = clock
         self._aud = aud
 
     def __repr__(self) -> str:
-        return f"<Cosigner {self._public.kid}>"
+        return f"<Cosigner {self._keys.kid}>"
 
     def cosign(self, cap: UncosignedCap) -> Cosignature:
         """Return the co-signature of a well-formed cap. The first check that fails decides.
@@ -55,7 +53,7 @@ class Cosigner:
             KeyServiceError: `too_large` where it leaves no room for the co-signature; then as `check_context`,
                 `device_signature_invalid`, `device_unknown`, `rate_limited`, as `authorise`; registry reasons.
         """
-        if len(cap.cosigned(_NO_COSIGN, self._public.kid).encode()) > MAX_CAP_BYTES:
+        if len(cap.cosigned(_NO_COSIGN, self._keys.kid).encode()) > MAX_CAP_BYTES:
             raise KeyServiceError(Reason.TOO_LARGE, f"a cap has at most {MAX_CAP_BYTES} bytes")
         request = cap.request
         epoch = self._registry.status().k3_epoch
@@ -68,4 +66,4 @@ class Cosigner:
         authorise_now(cap, self._registry, replacing=False)
         # Only now: a revoked or wayward device uses up its own minute, not its user's.
         self._quota.charge_user(operator.operator_omni)
-        return Cosignature(cosign=es256_sign(self._key, cap.cosign_message()), kid=self._public.kid)
+        return Cosignature(cosign=es256_sign(self._keys.active, cap.cosign_message()), kid=self._keys.kid)

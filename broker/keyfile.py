@@ -1,8 +1,13 @@
-"""K1 on disk: made once, never overwritten, read with every doubt refused."""
+"""K1 on disk: made once, never overwritten, read with every doubt refused; replaced in two steps that overlap.
+
+`prepare_key` makes the next key, whose public half the host pins at signer and workers; `promote_key` lets it sign from
+the next start on. The key that it replaces verifies sessions until `forget_key`; its caps end within minutes.
+"""
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +23,13 @@ from cryptography.hazmat.primitives.serialization import (
 from agentkeys_core.encoding import canonical_json
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_runtime.config import ConfigError
+from broker.keys import K1Keys
 
 KEY_NAME: Final = "k1.pem"
 JWK_NAME: Final = "k1.jwk.json"
+NEXT_KEY_NAME: Final = "k1.next.pem"
+NEXT_JWK_NAME: Final = "k1.next.jwk.json"
+PREVIOUS_KEY_NAME: Final = "k1.previous.pem"
 _LIMIT: Final = 16_384  # bytes
 _OTHERS: Final = 0o077
 _PRIVATE: Final = 0o600
@@ -34,30 +43,89 @@ def create_key(state_dir: Path) -> ES256PublicKey:
     Raises:
         ConfigError: either file exists, or cannot be written. Nothing is overwritten.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = ES256PublicKey.of(key.public_key())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
+    with _writing(state_dir):
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.path.lexists(state_dir / JWK_NAME):
-            raise ConfigError(f"{state_dir / JWK_NAME} exists and is never overwritten")
-        _write_new(state_dir / KEY_NAME, pem, _PRIVATE)
-        _write_new(state_dir / JWK_NAME, canonical_json(public.jwk()) + b"\n", _PUBLIC)
+        return _create(state_dir, KEY_NAME, JWK_NAME)
+
+
+def prepare_key(state_dir: Path) -> ES256PublicKey:
+    """Make the next K1 beside the present one: `k1.next.pem`, 0600, and `k1.next.jwk.json`. It signs nothing yet.
+
+    Raises:
+        ConfigError: there is no present key, a next one is prepared already, or files cannot be written.
+    """
+    _read_key(state_dir / KEY_NAME)
+    with _writing(state_dir):
+        return _create(state_dir, NEXT_KEY_NAME, NEXT_JWK_NAME)
+
+
+def promote_key(state_dir: Path) -> ES256PublicKey:
+    """Let the prepared key be K1 from the next start on; the present one is kept as `k1.previous.pem`.
+
+    A crash leaves a folder in which this command can be run again.
+
+    Raises:
+        ConfigError: none was prepared, the last one replaced was not forgotten yet, or files cannot be written.
+    """
+    path, following, previous = state_dir / KEY_NAME, state_dir / NEXT_KEY_NAME, state_dir / PREVIOUS_KEY_NAME
+    public = ES256PublicKey.of(_read_key(following).public_key())
+    present = ES256PublicKey.of(_read_key(path).public_key())
+    with _writing(state_dir):
+        try:
+            os.link(path, previous)  # unlike a rename, leaves the present key in its place until the next one takes it
+        except FileExistsError:
+            if ES256PublicKey.of(_read_key(previous).public_key()) != present:
+                raise
         _sync_folder(state_dir)
-    except FileExistsError as error:
-        raise ConfigError(f"{error.filename} exists and is never overwritten") from error
-    except OSError as error:
-        raise ConfigError(f"{state_dir}: cannot be written ({error.strerror})") from error
+        following.replace(path)
+        (state_dir / NEXT_JWK_NAME).replace(state_dir / JWK_NAME)
+        _sync_folder(state_dir)
     return public
 
 
-def load_key(state_dir: Path) -> ec.EllipticCurvePrivateKey:
-    """Read K1.
+def forget_key(state_dir: Path) -> None:
+    """Remove the key that was replaced: sessions that it signed end. Raises ConfigError where there is none."""
+    with _writing(state_dir):
+        try:
+            (state_dir / PREVIOUS_KEY_NAME).unlink()
+        except FileNotFoundError as error:
+            raise ConfigError(f"{state_dir / PREVIOUS_KEY_NAME} does not exist: no key was replaced") from error
+        _sync_folder(state_dir)
+
+
+def load_keys(state_dir: Path) -> K1Keys:
+    """Read K1, and the key that it replaced where that was not forgotten yet.
 
     Raises:
         ConfigError: missing, a symbolic link, no regular file, of another account, open to others, or no P-256 key.
     """
-    path = state_dir / KEY_NAME
+    previous = state_dir / PREVIOUS_KEY_NAME
+    older = [_read_key(previous)] if os.path.lexists(previous) else []
+    return K1Keys.of(_read_key(state_dir / KEY_NAME), *older)
+
+
+@contextmanager
+def _writing(state_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        raise ConfigError(f"{error.filename2 or error.filename} exists and is never overwritten") from error
+    except OSError as error:
+        raise ConfigError(f"{state_dir}: cannot be written ({error.strerror})") from error
+
+
+def _create(state_dir: Path, key_name: str, jwk_name: str) -> ES256PublicKey:
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = ES256PublicKey.of(key.public_key())
+    if os.path.lexists(state_dir / jwk_name):
+        raise ConfigError(f"{state_dir / jwk_name} exists and is never overwritten")
+    _write_new(state_dir / key_name, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _PRIVATE)
+    _write_new(state_dir / jwk_name, canonical_json(public.jwk()) + b"\n", _PUBLIC)
+    _sync_folder(state_dir)
+    return public
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - opens a descriptor, not a path

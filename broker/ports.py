@@ -1,17 +1,160 @@
-"""What the broker's own logic needs of the outside."""
+"""What the broker's own logic needs of the outside, and the values that pass there."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 
 class Counters(Protocol):
-    """Counts of requests by name and minute, shared by every process of this broker."""
+    """Counts of requests by name and window of time, shared by every process of this broker."""
 
-    def count(self, name: bytes, *, minute: int, limit: int) -> bool:
-        """Add one to the count of `name` in that minute and return true; false, adding nothing, where it is `limit`.
+    def count(self, name: bytes, *, until: int, limit: int, now: int) -> bool:
+        """Add one to the count of `name` in the window that ends at `until`, and return true.
+
+        False, adding nothing, where the count is `limit` already. Times in Unix seconds.
 
         Raises:
             KeyServiceError: `overloaded` where nothing can be counted now.
         """
+
+
+class Redemptions(Protocol):
+    """What may be used once, over all processes of this broker."""
+
+    def redeem(self, value: bytes, *, expires_at: int, now: int) -> bool:
+        """Use `value` up and return true; false where it was used before. Remembered until `expires_at`.
+
+        Raises:
+            KeyServiceError: `overloaded` where that cannot be known now.
+        """
+
+
+class SignInMethod(StrEnum):
+    """What a session rests on: the device's key alone, or the user's own wallet besides."""
+
+    DEVICE = "device"
+    WALLET = "wallet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session of a device at the broker: `id` 16 bytes, omnis and device key hash 32; times in Unix seconds.
+
+    It ends at `expires_at` at the latest, whatever is refreshed.
+    """
+
+    id: bytes
+    device: bytes
+    operator: bytes
+    actor: bytes
+    method: SignInMethod
+    created_at: int
+    expires_at: int
+    revoked_at: int | None = None
+
+
+class Sessions(Protocol):
+    """Sessions, shared by every process of this broker. Each method raises `overloaded` where it cannot be done now."""
+
+    def add(self, session: Session) -> None:
+        """Keep a new session."""
+
+    def find(self, session_id: bytes) -> Session | None:
+        """The session, also one that ended; None where it was never there or was forgotten after its end."""
+
+    def of_operator(self, operator: bytes, *, now: int) -> Sequence[Session]:
+        """All of a user's sessions that have not ended, newest first."""
+
+    def revoke(self, session_id: bytes, *, operator: bytes, now: int) -> bool:
+        """End a session of that user; false where there is none to end."""
+
+
+class CeremonyKind(StrEnum):
+    """What a ceremony is about: an identity to be proved, or a machine to be paired."""
+
+    EMAIL = "email"
+    OIDC = "oidc"
+    PAIRING = "pairing"
+
+
+class CeremonyState(StrEnum):
+    """How far it came.
+
+    `AUTHENTICATED`: the provider vouches, and the person has not yet agreed to the binding. `CLAIMED`: a master took a
+    pairing, and the machine has not yet signed its `Pair`.
+    """
+
+    PENDING = "pending"
+    AUTHENTICATED = "authenticated"
+    CLAIMED = "claimed"
+    CONFIRMED = "confirmed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceremony:
+    """A proof of identity under way for one device: `id` 16 bytes, `device` its key hash (32).
+
+    `secret` is the SHA-256 of the text that moves it on; `detail` is JSON of the ceremony's own. Times in Unix seconds.
+    """
+
+    id: bytes
+    kind: CeremonyKind
+    state: CeremonyState
+    device: bytes
+    secret: bytes = field(repr=False)
+    created_at: int
+    expires_at: int
+    detail: bytes = field(repr=False)
+
+
+class Ceremonies(Protocol):
+    """Ceremonies, shared by every process of this broker. Each raises `overloaded` where it cannot be done now."""
+
+    def add(self, ceremony: Ceremony) -> None:
+        """Keep a new one."""
+
+    def find(self, ceremony_id: bytes) -> Ceremony | None:
+        """The ceremony, None where it was never there or was forgotten after its end."""
+
+    def by_secret(self, secret: bytes) -> Ceremony | None:
+        """The ceremony that this hash moves on."""
+
+    def move(self, ceremony: Ceremony, to: Ceremony) -> bool:
+        """Replace `ceremony` by `to` and return true; false where its state or secret changed meanwhile."""
+
+
+class Mailer(Protocol):
+    """Sends mail."""
+
+    def send(self, *, to: str, subject: str, text: str) -> None:
+        """Hand one message over to the mail server. Raises `mail_unreachable`; `invalid_body` for no address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdToken:
+    """A verified ID token: as issued, and whom it names, for people to read."""
+
+    text: str = field(repr=False)
+    subject: str
+    name: str
+
+
+class OpenIdProvider(Protocol):
+    """One OpenID provider. Each method raises `provider_unreachable`; `invalid_evidence` where it answers wrongly."""
+
+    def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
+        """Where the person signs in; PKCE with the challenge of `verifier`."""
+
+    def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
+        """The ID token for a code: of this issuer, for us, fresh, with that nonce."""
+
+
+class Attestor(Protocol):
+    """The signer, as far as first binds need it."""
+
+    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over an Enrol change."""
 
 
 class AddressSource(Protocol):

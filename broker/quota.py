@@ -39,12 +39,12 @@ class Quota:
         self._charge(b"user:" + operator_omni, self._limits.user_per_minute)
 
     def _charge(self, name: bytes, limit: int) -> None:
-        now = self._clock()
-        if not self._counters.count(name, minute=int(now // MINUTE_S), limit=limit):
-            wait = MINUTE_S - int(now % MINUTE_S)
+        now = int(self._clock())
+        wait = MINUTE_S - now % MINUTE_S
+        if not self._counters.count(name, until=now + wait, limit=limit, now=now):
             kind = name.partition(b":")[0].decode()
             raise KeyServiceError(
                 Reason.RATE_LIMITED,
                 f"a {kind} has {limit} requests a minute",
-                metadata={"retry_after": str(wait), "server_time": str(int(now))},
+                metadata={"retry_after": str(wait), "server_time": str(now)},
             )

@@ -139,7 +139,7 @@ class Stack:
             + f'revocation_list = "{self.root}/ca/revoked.json"\n'
             + f'[unseal]\nmethod = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n',
             "broker": self._edge("broker")
-            + f'state_dir = "{self.root}/broker"\n'
+            + f'origin = "{self._broker_origin()}"\nstate_dir = "{self.root}/broker"\n'
             + self._tls("broker", "ca")
             + self._to_signer("broker")
             + self.settings.get("broker", quota),
@@ -156,8 +156,11 @@ class Stack:
         listen = f'listen = "127.0.0.1:{self.ports[name]}"\n'
         return f'trust_domain = "{TRUST_DOMAIN}"\n{listen}registry_id = "REGISTRY_ID"\n'
 
+    def _broker_origin(self) -> str:
+        return f"https://127.0.0.1:{self.detours.get('broker', self.ports['broker'])}"
+
     def _profile(self, config: Path) -> None:
-        broker = f"https://127.0.0.1:{self.detours.get('broker', self.ports['broker'])}"
+        broker = self._broker_origin()
         words: list[str | Path] = ["profile", "--config", config, "--out", self.profile, "--ca", self.ca]
         words += ["--broker", broker, "--issuer", self.origin("issuer"), "--json"]
         for name in ("credentials", "audit"):

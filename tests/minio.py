@@ -124,13 +124,22 @@ class MinioServer:
             while True:
                 assert self.process.poll() is None, self.log
                 try:
-                    status = client.get(self.url, timeout=2).status_code
+                    if self._is_ready(client):
+                        return
                 except httpx.TransportError:
-                    status = None
-                if status == httpx.codes.FORBIDDEN:  # it knows already whom to refuse
-                    return
+                    pass
                 assert time.monotonic() < deadline, self.log
                 time.sleep(0.05)
+
+    def _is_ready(self, client: httpx.Client) -> bool:
+        """Whether it knows already whom to refuse, and its role: it answers before it has read either."""
+        if client.get(self.url, timeout=2).status_code != httpx.codes.FORBIDDEN:
+            return False
+        if not self.issuer:
+            return True
+        form = {"Action": "AssumeRoleWithWebIdentity", "Version": "2011-06-15", "RoleArn": self.role_arn}
+        answer = client.post(self.url + "/", data=form | {"WebIdentityToken": "none"}, timeout=5)
+        return answer.status_code == httpx.codes.BAD_REQUEST and "RoleArn" not in answer.text
 
     def stop(self) -> None:
         """End the process by its own id."""

@@ -5,7 +5,6 @@ Where a program that an installation needs is missing, its name is said and the 
 installed all the same.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -73,26 +72,39 @@ def _install_minio(folder: Path) -> None:
     run(build, folder, **places)
 
 
-NODE_CLIENT = ROOT / "tests" / "foreign" / "node"
+def _npm(source: str, why: str) -> Callable[[Path], None]:
+    """Install what the package-lock.json below tests/foreign/`source` pins, and put its own files beside it."""
+
+    def install_from_lock(folder: Path) -> None:
+        npm = needed("npm", why)
+        shutil.copytree(ROOT / "tests" / "foreign" / source, folder, dirs_exist_ok=True)
+        run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", str(HOME / "cache" / "npm")], folder)
+
+    return install_from_lock
 
 
-def _install_node_client(folder: Path) -> None:
-    """Install what the lock beside the client pins by hash; no script of a package runs."""
-    npm = needed("npm", "the Node client of the foreign client tests needs its packages (Node 20 or newer)")
-    for name in ("package.json", "package-lock.json", ".npmrc"):
-        shutil.copy(NODE_CLIENT / name, folder / name)
-    run([npm, "ci", "--cache", str(HOME / "cache" / "npm")], folder)
+def _install_chromium(folder: Path) -> None:
+    """A headless Chromium out of an npm package, with the libraries that a bare system may lack."""
+    _npm("chromium", _CHROMIUM_WHY)(folder)
+    run([needed("node", _CHROMIUM_WHY), "unpack.mjs"], folder, TMPDIR=str(folder))
+    shutil.rmtree(folder / "node_modules")
 
+
+_CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
+_NODE_WHY = "the Node client of the foreign client tests needs its packages (Node.js 20 or newer)"
+_OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
 
 SERVICES = {
     service.name: service
     for service in (
         Service(name="minio", version=MINIO, program="minio", install=_install_minio),
+        Service(name="chromium", version="153.0.0", program="chromium", install=_install_chromium),
+        Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
         Service(
             name="node-client",
-            version=hashlib.sha256((NODE_CLIENT / "package-lock.json").read_bytes()).hexdigest()[:12],
+            version="1.14.7",
             program="node_modules/@grpc/grpc-js/package.json",
-            install=_install_node_client,
+            install=_npm("node", _NODE_WHY),
         ),
     )
 }

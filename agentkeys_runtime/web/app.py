@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
-from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Page, named_once
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 
@@ -30,10 +30,17 @@ MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
 _DISCONNECTED: Final = 400
+_JSON: Final = "application/json"
+_FORM: Final = "application/x-www-form-urlencoded"
+#: Pages load one style sheet of ours and send forms back to us; nothing runs in them.
+_PAGE_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 #: No Strict-Transport-Security: on `localhost` it would also claim the page where K11 lives, which is plain HTTP.
+_POLICY_HEADER: Final = "Content-Security-Policy"
 _HEADERS: Final = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    _POLICY_HEADER: "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -125,29 +132,54 @@ class _Served:
         trace.route = endpoint.path
         if endpoint.quiet:
             trace.level = logging.DEBUG
-        with self._gate:
-            body = await _read_body(request, endpoint.body_limit) if endpoint.body_limit else b""
-            call = Call(body=body, path=dict(request.path_params))
-            try:
-                found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
-                response = JSONResponse(found)  # here, as an answer that is no JSON is an error like any other
-            except KeyServiceError:
+        try:
+            with self._gate:
+                response = await self._answer(request, trace)
+        except KeyServiceError as error:
+            if endpoint.refusal is None:
                 raise
-            except Exception as error:
-                log_event(_LOG, "failed", level=logging.ERROR, id=trace.id, error=type(error).__name__)
-                _LOG.error("where it failed", exc_info=error)
-                raise KeyServiceError(Reason.INTERNAL) from error
+            trace.reason = str(error.reason)
+            response = _page(endpoint.refusal(error))
         await response(scope, receive, send)
 
+    async def _answer(self, request: Request, trace: _Trace) -> Response:
+        endpoint = self._endpoint
+        media = _JSON if endpoint.refusal is None else _FORM
+        body = await _read_body(request, endpoint.body_limit, media) if endpoint.body_limit else b""
+        call = Call(
+            body=body,
+            path=dict(request.path_params),
+            method=request.method,
+            target=_target(request),
+            headers=_headers(request),
+            query=named_once(request.scope["query_string"].decode("latin-1")) if endpoint.queried else {},
+            client=request.client.host if request.client else "",
+        )
+        try:
+            found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
+            # here, as an answer that is no JSON is an error like any other
+            return _page(found) if isinstance(found, Page) else JSONResponse(found)
+        except KeyServiceError:
+            raise
+        except Exception as error:
+            log_event(_LOG, "failed", level=logging.ERROR, id=trace.id, error=type(error).__name__)
+            _LOG.error("where it failed", exc_info=error)
+            raise KeyServiceError(Reason.INTERNAL) from error
 
-async def _read_body(request: Request, limit: int) -> bytes:
+
+def _page(page: Page) -> Response:
+    policy = {_POLICY_HEADER: _PAGE_POLICY}
+    return Response(page.html, status_code=page.status, headers=policy, media_type=page.media)
+
+
+async def _read_body(request: Request, limit: int, media: str) -> bytes:
     """Return the body, of which no more than `limit` bytes are ever held.
 
     Raises:
         KeyServiceError: `too_large`; `invalid_body` for another media type, a coded body, or one that does not come.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise KeyServiceError(Reason.INVALID_BODY, "Content-Type must be application/json")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
+        raise KeyServiceError(Reason.INVALID_BODY, f"Content-Type must be {media}")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise KeyServiceError(Reason.INVALID_BODY, "a body must not be compressed")
     declared = request.headers.get("content-length", "")
@@ -163,6 +195,21 @@ async def _read_body(request: Request, limit: int) -> bytes:
     except TimeoutError as error:
         raise KeyServiceError(Reason.INVALID_BODY, f"no whole body in {BODY_TIMEOUT_S:.0f} s") from error
     return bytes(body)
+
+
+def _target(request: Request) -> str:
+    """Path and query as they were sent, before anything was decoded."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    query: bytes = request.scope["query_string"]
+    return (raw + b"?" + query if query else raw).decode("latin-1")
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """By lower-case name; one that was sent several times is joined (RFC 9110, 5.3), so that none is hidden."""
+    found: dict[str, str] = {}
+    for name, value in request.headers.items():
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _trace(request: Request) -> _Trace:
@@ -211,7 +258,9 @@ class _Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers.update({**_HEADERS, "AgentKeys-Request-Id": trace.id})
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["AgentKeys-Request-Id"] = trace.id
             await send(message)
 
         try:

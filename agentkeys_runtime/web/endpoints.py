@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import parse_qsl
 
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -13,18 +14,52 @@ ANY_METHOD: Final = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request: the body as sent (within the endpoint's limit) and the variable parts of its path."""
+    """One request: the body as sent (within the endpoint's limit) and the variable parts of its path.
+
+    `method` and `target` (path, and query where there is one) are as sent; `headers` have lower-case names, `query`
+    holds each name once; `client` is the address of whoever connected.
+    """
 
     body: bytes = field(default=b"", repr=False)
     path: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
+    target: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    client: str = ""
 
     def json(self) -> object:
         """Return the parsed body; `invalid_body` for anything but JSON with one meaning."""
         return strict_json(self.body, limit=len(self.body), reason=Reason.INVALID_BODY)
 
+    def form(self) -> dict[str, str]:
+        """Return the members of a form; `invalid_body` for anything but a form that names each once."""
+        return named_once(self.body.decode("latin-1"))
 
-#: Runs in a thread of the pool; returns what is sent as JSON with status 200, or raises KeyServiceError.
-Handler = Callable[[Call], Mapping[str, object]]
+
+def named_once(text: str) -> dict[str, str]:
+    """Return the members of a form or a query. Raises `invalid_body` where one is named twice, or it is no form."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=32)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise KeyServiceError(Reason.INVALID_BODY, "not a form") from error
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise KeyServiceError(Reason.INVALID_BODY, "a member is named twice")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What a person is shown: text of `media`, HTML unless it says otherwise."""
+
+    html: str = field(default="", repr=False)
+    status: int = 200
+    media: str = "text/html"
+
+
+#: Runs in a thread of the pool; returns what is sent as JSON with status 200 or a page, or raises KeyServiceError.
+Handler = Callable[[Call], Mapping[str, object] | Page]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +78,18 @@ class Endpoint:
     response: JsonSchema | None = None
     quiet: bool = False
     """Not worth a log line at the usual level."""
+    variable: JsonSchema | None = None
+    """Schema of the variable part of the path, by default 32 bytes in hex."""
+    queried: bool = False
+    """Whether a query is read; else it is ignored."""
+    refusal: Callable[[KeyServiceError], Page] | None = field(default=None, repr=False)
+    """Set where a person looks: makes the page of a refusal. A body is then a form, not JSON."""
 
 
 def refusing(error: KeyServiceError) -> Handler:
     """Return a handler that refuses every call in the same way."""
 
-    def handler(call: Call) -> Mapping[str, object]:  # noqa: ARG001 - whatever is asked
+    def handler(call: Call) -> Page:  # noqa: ARG001 - whatever is asked
         # A new one each time: an exception that is raised twice collects tracebacks.
         raise KeyServiceError(error.reason, error.detail, metadata=error.metadata)
 

@@ -7,11 +7,13 @@ from typing import Final
 from agentkeys_core.errors import Reason
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Endpoint
 from agentkeys_runtime.web.problems import MEDIA_TYPE, status_of
+from agentkeys_runtime.web.schemas import HEX32
 
 VERSION: Final = "3.1.0"
 API_VERSION: Final = "1"
 _EVERY: Final = ("get", "put", "post", "delete", "options", "head", "patch")
 _VARIABLE: Final = re.compile(r"\{([a-z_]+)\}")
+_PAGE: Final = {"description": "A page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
 _PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
 PROBLEM: Final[Mapping[str, object]] = {
@@ -54,7 +56,7 @@ def document(service: str, endpoints: Sequence[Endpoint]) -> dict[str, object]:
         "info": {
             "title": service,
             "version": API_VERSION,
-            "description": "There are no sessions and no cookies: the device's own signature authenticates.",
+            "description": "There are no cookies: the device's own signature authenticates each request.",
         },
         "paths": paths,
         "components": {"schemas": {"Problem": PROBLEM}},
@@ -66,13 +68,16 @@ def _operation(endpoint: Endpoint, method: str) -> dict[str, object]:
     operation: dict[str, object] = {"operationId": "_".join([method, *words]), "summary": endpoint.summary}
     variables = _VARIABLE.findall(endpoint.path)
     if variables:
-        hex32 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+        schema = endpoint.variable or HEX32
         operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": hex32} for name in variables
+            {"name": name, "in": "path", "required": True, "schema": schema} for name in variables
         ]
     if endpoint.request is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.request}}}
-    if endpoint.response is None:
+        media = "application/json" if endpoint.refusal is None else "application/x-www-form-urlencoded"
+        operation["requestBody"] = {"required": True, "content": {media: {"schema": endpoint.request}}}
+    if endpoint.refusal is not None:
+        operation["responses"] = {"2XX": _PAGE, "3XX": _PAGE, "4XX": _PAGE, "5XX": _PAGE}
+    elif endpoint.response is None:
         operation["responses"] = {str(status_of(Reason.GONE)): _problem("Gone")}
     else:
         operation["responses"] = {"200": _json("OK", endpoint.response), **_refusals()}

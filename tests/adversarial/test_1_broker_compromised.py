@@ -128,7 +128,7 @@ def test_what_it_co_signs_does_not_tell_what_is_stored(town: Town, master: Membe
 
 
 def test_it_signs_nothing_with_a_users_wallet(town: Town, master: Member) -> None:
-    """Without a device's request an address is all that it is given; test_9 tries everything else."""
+    """Without a device's request an address is all that it is given; test_10 tries everything else."""
     broker = town.signer("broker")
     assert len(broker.derive_address(master.who.operator, epoch=1)) == 20
     with town.channel("broker") as channel:

@@ -29,11 +29,21 @@ from agentkeys_runtime.signer_client import (
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
-from broker.adapters.store_sqlite import SqliteCounters
+from broker.adapters.store.ceremony_table import SqlCeremonies
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.session_table import SqlSessions
+from broker.ceremonies.pairing import PairingDesk
+from broker.ceremonies.steps import Steps
 from broker.cosign import Cosigner
+from broker.keys import K1Keys
+from broker.proofs import Proofs
 from broker.quota import Quota, QuotaLimits
+from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
+from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
+from broker.web.session_routes import session_endpoints
 from signer.ports import StsExchange
 from signer.signing_policy import SigningPolicy
 from tests.fakes.app_client import AppClient
@@ -131,6 +141,9 @@ class InProcessSigner(SignerClient):
         return self._run("rows", work)
 
 
+BROKER_ORIGIN = "https://service.test"
+
+
 class FollowedRegistry:
     """What a follower says: `states` where they were cached, else the signer's own word. `failing` refuses every read."""
 
@@ -175,21 +188,47 @@ class Services:
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
-        self.counters = SqliteCounters(folder / "broker.db")
+        self.engine = open_engine(database_url(None, folder))
+        self.counters = SqlCounters(self.engine)
+        keys = K1Keys.of(world.k1)
         self.cosigner = Cosigner(
-            key=world.k1,
+            keys=keys,
             registry=registry,
             quota=Quota(limits, self.counters, world.clock.now),
             clock=world.clock.now,
             aud=REGISTRY_ID,
         )
         self.broker_signer = InProcessSigner(world)
+        self.proofs = Proofs(
+            origin=BROKER_ORIGIN,
+            challenge_key=keys.challenge_key(),
+            redemptions=SqlRedemptions(self.engine),
+            clock=world.clock.now,
+        )
+        self.sessions = SessionDesk(
+            keys=keys,
+            origin=BROKER_ORIGIN,
+            registry=registry,
+            sessions=SqlSessions(self.engine),
+            proofs=self.proofs,
+            clock=world.clock.now,
+        )
+        pairing = PairingDesk(
+            proofs=self.proofs,
+            steps=Steps(proofs=self.proofs, ceremonies=SqlCeremonies(self.engine), clock=world.clock.now),
+            counters=self.counters,
+            clock=world.clock.now,
+        )
         self.broker = self._client(
-            broker_endpoints(
-                cosigner=self.cosigner,
-                registry=registry,
-                addresses=self.broker_signer,
-                signing=SigningRelay(self.cosigner, self.broker_signer),
+            (
+                *broker_endpoints(
+                    cosigner=self.cosigner,
+                    registry=registry,
+                    addresses=self.broker_signer,
+                    signing=SigningRelay(self.cosigner, self.broker_signer),
+                ),
+                *session_endpoints(self.sessions),
+                *pairing_endpoints(pairing, self.sessions),
             )
         )
         self.folder = folder / "objects"
@@ -242,7 +281,7 @@ class Services:
     def close(self) -> None:
         for client in (self.broker, self.worker, self.audit):
             client.close()
-        self.counters.close()
+        self.engine.dispose()
         self.objects.close()
 
     # What devices make and send.

@@ -23,6 +23,7 @@ function show(task) {
     byId("lines").append(term, description);
   }
   byId("digest").textContent = task.digest;
+  if (task.kind === "create") byId("approve").textContent = "Make the key";
   byId("advice").textContent = task.digest
     ? "Compare this with what your terminal shows. If you did not just start it there, decline."
     : "If you did not just start this in your terminal, decline.";

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from agentkeys_core.authorisation import verify_cosign
 from agentkeys_core.captoken import Cap, UncosignedCap
@@ -212,10 +213,12 @@ def test_unknown_devices_are_not_counted(services: Services) -> None:
     for _ in range(5):
         cap = services.names(key=DeviceKey.generate()).uncosigned
         assert post(services, cap).json()["reason"] == "device_unknown"
-    assert services.counters._conn.execute("SELECT count(*) FROM counts").fetchone() == (0,)
+    with services.engine.connect() as conn:
+        assert conn.execute(text("SELECT count(*) FROM counts")).scalar() == 0
 
 
 def test_what_cannot_be_counted_is_not_co_signed(services: Services) -> None:
-    services.counters._conn.execute("DROP TABLE counts")
+    with services.engine.begin() as conn:
+        conn.execute(text("DROP TABLE counts"))
     answer = post(services, services.names().uncosigned)
     assert (answer.status_code, answer.json()["reason"]) == (429, "overloaded")

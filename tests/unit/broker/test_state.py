@@ -2,11 +2,9 @@
 
 import json
 import os
-import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_runtime.config import ConfigError, load_config
-from broker.adapters.store_sqlite import SqliteCounters
+from broker.adapters.store.engine import database_url, open_engine
 from broker.config import BrokerConfig
-from broker.keyfile import JWK_NAME, KEY_NAME, create_key, load_key
+from broker.keyfile import (
+    JWK_NAME,
+    KEY_NAME,
+    NEXT_JWK_NAME,
+    NEXT_KEY_NAME,
+    PREVIOUS_KEY_NAME,
+    create_key,
+    forget_key,
+    load_keys,
+    prepare_key,
+    promote_key,
+)
 
 
 def pem(curve: ec.EllipticCurve) -> bytes:
@@ -36,7 +45,7 @@ def test_k1_is_made_private_and_its_public_half_is_published(tmp_path: Path) -> 
     assert ES256PublicKey.from_jwk(jwk) == public
     assert "d" not in jwk
     assert jwk["kid"] == public.kid
-    assert ES256PublicKey.of(load_key(folder).public_key()) == public
+    assert ES256PublicKey.of(load_keys(folder).active.public_key()) == public
 
 
 @pytest.mark.parametrize("name", [KEY_NAME, JWK_NAME])
@@ -62,20 +71,20 @@ def test_a_loose_key_is_refused(tmp_path: Path) -> None:
     for loose in (0o640, 0o604, 0o660):
         (tmp_path / KEY_NAME).chmod(loose)
         with pytest.raises(ConfigError, match="open to other accounts"):
-            load_key(tmp_path)
+            load_keys(tmp_path)
 
 
 def test_a_key_behind_a_link_is_refused(tmp_path: Path) -> None:
     create_key(tmp_path / "real")
     (tmp_path / KEY_NAME).symlink_to(tmp_path / "real" / KEY_NAME)
     with pytest.raises(ConfigError, match="symbolic link"):
-        load_key(tmp_path)
+        load_keys(tmp_path)
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / KEY_NAME, 0o600)
     with pytest.raises(ConfigError, match="regular"):
-        load_key(tmp_path)
+        load_keys(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"secret words", pem(ec.SECP384R1()), pem(ec.SECP256K1())])
@@ -84,13 +93,13 @@ def test_what_is_no_p256_key_is_refused_without_quoting_it(tmp_path: Path, conte
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(ConfigError) as caught:
-        load_key(tmp_path)
+        load_keys(tmp_path)
     assert "secret words" not in str(caught.value)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=KEY_NAME):
-        load_key(tmp_path)
+        load_keys(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -99,65 +108,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         create_key(tmp_path / "file" / "state")
 
 
-def test_counts_stop_at_the_limit_and_begin_anew_each_minute(tmp_path: Path) -> None:
-    counters = SqliteCounters(tmp_path / "broker.db")
-    assert [counters.count(b"a", minute=1, limit=2) for _ in range(3)] == [True, True, False]
-    assert counters.count(b"b", minute=1, limit=2)
-    assert counters.count(b"a", minute=2, limit=2)
-    assert counters._conn.execute("SELECT name, minute, n FROM counts").fetchall() == [(b"a", 2, 1)]
-    counters.close()
-    assert mode(tmp_path / "broker.db") == 0o600
-
-
-def test_counts_are_shared_by_processes_and_survive_a_restart(tmp_path: Path) -> None:
-    one, two = SqliteCounters(tmp_path / "broker.db"), SqliteCounters(tmp_path / "broker.db")
-    assert one.count(b"a", minute=1, limit=1)
-    assert not two.count(b"a", minute=1, limit=1)
-    one.close()
-    two.close()
-    three = SqliteCounters(tmp_path / "broker.db")
-    assert not three.count(b"a", minute=1, limit=1)
-    three.close()
-
-
-def test_threads_never_get_more_than_the_limit(tmp_path: Path) -> None:
-    counters = SqliteCounters(tmp_path / "broker.db")
-    granted: list[bool] = []
-
-    def work() -> None:
-        granted.extend(counters.count(b"a", minute=1, limit=25) for _ in range(10))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    counters.close()
-    assert granted.count(True) == 25
-
-
-def test_a_state_file_of_another_version_or_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "broker.db"
-    conn = sqlite3.connect(path)
-    conn.execute("PRAGMA user_version = 7")
-    conn.close()
-    with pytest.raises(ConfigError, match="version"):
-        SqliteCounters(path)
-    path.write_bytes(b"not a database at all, and long enough to be looked at" * 20)
-    with pytest.raises(ConfigError):
-        SqliteCounters(path)
-
-
-def test_a_state_file_behind_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "broker.db").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError):
-        SqliteCounters(tmp_path / "broker.db")
-    assert not (tmp_path / "elsewhere").exists()
-
-
 CONFIG = """
 trust_domain = "t.example"
 listen = "127.0.0.1:0"
+origin = "{origin}"
 registry_id = "{aud}"
 state_dir = "state"
 {more}
@@ -172,25 +126,95 @@ server_name = "signer.t.example"
 """
 
 
-def config(folder: Path, *, aud: str = "ab" * 32, more: str = "", quota: str = "") -> BrokerConfig:
+ORIGIN = "https://broker.t.example"
+
+
+def config(
+    folder: Path, *, aud: str = "ab" * 32, more: str = "", quota: str = "", origin: str = ORIGIN
+) -> BrokerConfig:
     path = folder / "broker.toml"
-    path.write_text(CONFIG.format(aud=aud, more=more, quota=quota))
+    path.write_text(CONFIG.format(aud=aud, more=more, quota=quota, origin=origin))
     return load_config(path, BrokerConfig)
 
 
 def test_a_configuration_is_read(tmp_path: Path) -> None:
     found = config(tmp_path, quota="[quota]\ndevice_per_minute = 7\nuser_per_minute = 9")
-    assert found.database == tmp_path / "state" / "broker.db"
+    assert (found.state_dir, found.store.postgresql) == (tmp_path / "state", None)
     assert (found.quota.device_per_minute, found.quota.user_per_minute) == (7, 9)
     assert config(tmp_path).quota.device_per_minute > 0
 
 
 @pytest.mark.parametrize(
-    "given", [{"aud": ""}, {"more": "extra = 1"}, {"quota": "[quota]\ndevice_per_minute = 0"}, {"aud": "\u00e4"}]
+    "given",
+    [
+        {"aud": ""},
+        {"more": "extra = 1"},
+        {"quota": "[quota]\ndevice_per_minute = 0"},
+        {"aud": "\u00e4"},
+        {"origin": "http://broker.t.example"},
+        {"origin": "https://broker.t.example/"},
+        {"quota": '[store]\npostgresql = "mysql://x"'},
+    ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, given: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         config(tmp_path, **given)
+
+
+def test_a_password_of_the_store_stays_out_of_texts(tmp_path: Path) -> None:
+    found = config(tmp_path, quota='[store]\npostgresql = "postgresql://agentkeys:hush@127.0.0.1:1/x"')
+    assert "hush" not in repr(found)
+    with pytest.raises(ConfigError) as caught:
+        open_engine(database_url(found.store.postgresql, tmp_path))
+    assert "hush" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        database_url("postgresql://agentkeys:hush@[::1/x", tmp_path)
+    assert "hush" not in str(caught.value)
+
+
+def kids(folder: Path) -> tuple[str, set[str]]:
+    keys = load_keys(folder)
+    return keys.kid, set(keys.verifying)
+
+
+def test_k1_is_replaced_with_an_overlap(tmp_path: Path) -> None:
+    old = create_key(tmp_path).kid
+    new = prepare_key(tmp_path).kid
+    assert mode(tmp_path / NEXT_KEY_NAME) == 0o600
+    assert json.loads((tmp_path / NEXT_JWK_NAME).read_text())["kid"] == new
+    assert kids(tmp_path) == (old, {old})  # prepared, it signs and verifies nothing
+    with pytest.raises(ConfigError, match="never overwritten"):
+        prepare_key(tmp_path)
+    assert promote_key(tmp_path).kid == new
+    assert json.loads((tmp_path / JWK_NAME).read_text())["kid"] == new
+    assert kids(tmp_path) == (new, {new, old})
+    with pytest.raises(ConfigError):
+        promote_key(tmp_path)
+    forget_key(tmp_path)
+    assert kids(tmp_path) == (new, {new})
+    with pytest.raises(ConfigError):
+        forget_key(tmp_path)
+
+
+def test_a_second_replacement_waits_until_the_first_is_forgotten(tmp_path: Path) -> None:
+    create_key(tmp_path)
+    prepare_key(tmp_path)
+    kept = promote_key(tmp_path).kid
+    prepare_key(tmp_path)
+    before = kids(tmp_path)
+    with pytest.raises(ConfigError, match="never overwritten"):
+        promote_key(tmp_path)
+    assert kids(tmp_path) == before
+    assert before[0] == kept
+
+
+def test_a_replacement_cut_short_can_be_done_again(tmp_path: Path) -> None:
+    old = create_key(tmp_path).kid
+    new = prepare_key(tmp_path).kid
+    (tmp_path / PREVIOUS_KEY_NAME).hardlink_to(tmp_path / KEY_NAME)  # how far the first attempt came
+    assert kids(tmp_path) == (old, {old})
+    assert promote_key(tmp_path).kid == new
+    assert kids(tmp_path) == (new, {new, old})
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

@@ -354,3 +354,17 @@ def test_anything_in_any_place_gives_a_digest_or_a_named_refusal(path: str, valu
             raise
     else:
         assert length == 32
+
+
+@given(
+    st.text(max_size=30)
+    | st.from_regex(r"([A-B]\((u?int[0-9]{1,3}|bool|A|B)(\[[0-9]?\])* [a-b]\)){1,2}", fullmatch=True)
+)
+def test_any_text_is_an_encoded_type_or_a_named_refusal(text: str) -> None:
+    try:
+        encoded = TypeSet.of_text(text).encode_type()
+    except KeyServiceError as refusal:
+        if refusal.reason is not Reason.INVALID_TYPED_DATA:
+            raise
+    else:
+        assert encoded == text

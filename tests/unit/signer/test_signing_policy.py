@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agentkeys_core.ops import Service
 from agentkeys_core.siwe import SiweMessage
@@ -237,3 +239,15 @@ def test_reads_the_rule_that_those_are_bent_from(tmp_path: Path) -> None:
 def test_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         SigningPolicy.load(tmp_path / "none.toml")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, len(POLICY)), gone=st.integers(0, 12), put=st.text(max_size=6) | st.sampled_from('"[]{}=,.01'))
+def test_any_file_is_a_policy_or_a_named_error(tmp_path: Path, at: int, gone: int, put: str) -> None:
+    file = tmp_path / "bent.toml"
+    file.write_bytes((POLICY[:at] + put + POLICY[at + gone :]).encode("utf-8", "surrogatepass"))
+    try:
+        policy = SigningPolicy.load(file)
+    except ConfigError:
+        return
+    assert isinstance(judge(policy), Verdict)

@@ -1,0 +1,104 @@
+"""Proof of an e-mail address: a link that is good once, for ten minutes, and says what it will do before it does it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.hashes import sha256
+from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, fingerprint
+from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
+from broker.proofs import Claim, Proofs
+
+#: Mails to one address, and mails that one client causes, in an hour.
+PER_ADDRESS: Final = 5
+PER_CLIENT: Final = 20
+_HOUR_S: Final = 3600
+_MAX_BYTES: Final = 254  # RFC 5321, 4.5.3.1.3
+_SUBJECT: Final = "Confirm your address for AgentKeys"
+_TEXT: Final = """\
+Somebody, hopefully you, asked to bind this address to a device for AgentKeys.
+
+Device   {device}
+
+If your own terminal shows that device right now, open this page, which says what will happen and asks you first:
+
+{link}
+
+It is good once, for {minutes} minutes. If you did not ask for this, do nothing: without your click nothing happens.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmailRequest:
+    """What a link would confirm, as people read it."""
+
+    address: str
+    device: str
+
+
+class EmailDesk:
+    """Sends links and confirms addresses. Its answers never tell whether an address is known."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        proofs: Proofs,
+        steps: Steps,
+        counters: Counters,
+        mailer: Mailer,
+        clock: Callable[[], float],
+    ) -> None:
+        self._origin = origin
+        self._proofs = proofs
+        self._steps = steps
+        self._counters = counters
+        self._mailer = mailer
+        self._clock = clock
+
+    def begin(self, claim: Claim, address: str) -> Ceremony:
+        """Mail a link for the device that signed `claim` over a challenge of ours (purpose sign-in).
+
+        Raises:
+            KeyServiceError: `invalid_body` for no address; as `Proofs.check`; `rate_limited`; `mail_unreachable`.
+        """
+        proof = self._proofs.check(claim, "sign-in")
+        check_address(address)
+        self._proofs.redeem(proof)
+        self._charge(b"mail-client:" + claim.client.encode(), PER_CLIENT)
+        self._charge(b"mail-address:" + sha256(address.lower().encode()), PER_ADDRESS)
+        begun = self._steps.begin(proof.device, CeremonyKind.EMAIL, {"address": address})
+        self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun))
+        return begun.ceremony
+
+    def shown(self, secret: str) -> EmailRequest:
+        """What the link would confirm; nothing is changed. Raises `ceremony_ended`."""
+        found = self._steps.shown(secret, CeremonyKind.EMAIL, CeremonyState.PENDING)
+        return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
+
+    def confirm(self, secret: str) -> EmailRequest:
+        """Take the address for confirmed, once. Raises `ceremony_ended`."""
+        found = self._steps.shown(secret, CeremonyKind.EMAIL, CeremonyState.PENDING)
+        self._steps.move(found, CeremonyState.CONFIRMED)
+        return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
+
+    def _text(self, begun: Begun) -> str:
+        link = f"{self._origin}/identity/email/{begun.secret}"
+        return _TEXT.format(device=fingerprint(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
+
+    def _charge(self, name: bytes, limit: int) -> None:
+        now = int(self._clock())
+        wait = _HOUR_S - now % _HOUR_S
+        if not self._counters.count(name, until=now + wait, limit=limit, now=now):
+            metadata = {"retry_after": str(wait), "server_time": str(now)}
+            raise KeyServiceError(Reason.RATE_LIMITED, "too many mails in this hour", metadata=metadata)
+
+
+def check_address(address: str) -> None:
+    """Return for what could be an address. Raises `invalid_body`; whether it exists only a mail can tell."""
+    local, _, domain = address.rpartition("@")
+    if not local or not domain or not address.isprintable() or any(map(str.isspace, address)):
+        raise KeyServiceError(Reason.INVALID_BODY, "not an e-mail address")
+    if len(address.encode(errors="surrogatepass")) > _MAX_BYTES:
+        raise KeyServiceError(Reason.INVALID_BODY, f"an e-mail address has at most {_MAX_BYTES} bytes")

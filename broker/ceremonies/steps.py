@@ -1,0 +1,141 @@
+"""What all ceremonies have in common: they begin with a device's proof, are moved on by a secret, and end in time.
+
+A secret travels by mail or through a browser; only its hash is kept. Looking at what it would do moves nothing on, so
+that a scanner which opens every link it sees confirms nothing.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, strict_json
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.hashes import sha256
+from broker.ports import Ceremonies, Ceremony, CeremonyKind, CeremonyState
+from broker.proofs import Claim, Proofs
+
+LIFETIME_S: Final = 600
+_ID_BYTES: Final = 16
+_SECRET_BYTES: Final = 32
+_DETAIL_LIMIT: Final = 64 * 1024
+#: How much of a device key hash people compare: as the device itself prints it.
+_FINGERPRINT_BYTES: Final = 8
+
+Detail = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A new ceremony, and the secret that moves it on."""
+
+    ceremony: Ceremony
+    secret: str = field(repr=False)
+
+
+class Steps:
+    """Begins ceremonies and moves them on, each step once. Safe for threads and processes."""
+
+    def __init__(self, *, proofs: Proofs, ceremonies: Ceremonies, clock: Callable[[], float]) -> None:
+        self._proofs = proofs
+        self._ceremonies = ceremonies
+        self._clock = clock
+
+    def begin(self, device: bytes, kind: CeremonyKind, detail: Detail, *, secret: bytes | None = None) -> Begun:
+        """A pending ceremony of this device, which ends after 600 s; `secret` in place of 32 random bytes."""
+        now = int(self._clock())
+        secret = secrets.token_bytes(_SECRET_BYTES) if secret is None else secret
+        ceremony = Ceremony(
+            id=secrets.token_bytes(_ID_BYTES),
+            kind=kind,
+            state=CeremonyState.PENDING,
+            device=device,
+            secret=sha256(secret),
+            created_at=now,
+            expires_at=now + LIFETIME_S,
+            detail=canonical_json(detail),
+        )
+        self._ceremonies.add(ceremony)
+        return Begun(ceremony=ceremony, secret=b64u_encode(secret))
+
+    def shown(self, secret: str, kind: CeremonyKind, *states: CeremonyState) -> Ceremony:
+        """The ceremony that this secret would move on; nothing is changed.
+
+        Raises:
+            KeyServiceError: `ceremony_ended`, alike for one that was used, is over, or never was.
+        """
+        try:
+            return self.shown_raw(b64u_decode(secret, length=_SECRET_BYTES), kind, *states)
+        except KeyServiceError as error:
+            if error.reason is Reason.INVALID_ENCODING:
+                raise _ended() from error
+            raise
+
+    def shown_raw(self, secret: bytes, kind: CeremonyKind, *states: CeremonyState) -> Ceremony:
+        """As `shown`, for the bytes of a secret."""
+        found = self._ceremonies.by_secret(sha256(secret))
+        if found is None or found.kind is not kind or found.state not in states or self._is_over(found):
+            raise _ended()
+        return found
+
+    def move(self, ceremony: Ceremony, to: CeremonyState, **more: str) -> str:
+        """Move a ceremony on, once: `more` joins its detail, and the secret returned here takes the old one's place.
+
+        Raises:
+            KeyServiceError: `ceremony_ended` where somebody else was faster.
+        """
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        detail = canonical_json({**detail_of(ceremony), **more})
+        if not self._ceremonies.move(ceremony, replace(ceremony, state=to, secret=sha256(secret), detail=detail)):
+            raise _ended()
+        return b64u_encode(secret)
+
+    def mine(self, claim: Claim, ceremony_id: bytes) -> Ceremony:
+        """The ceremony, for the very device that began it.
+
+        Raises:
+            KeyServiceError: `not_found`, also for another device's; as `Proofs.check` and `Proofs.use_up`;
+                `ceremony_ended` where it is over and nobody confirmed it.
+        """
+        proof = self._proofs.check(claim, "request")
+        self._proofs.use_up(proof)
+        found = self._ceremonies.find(ceremony_id)
+        if found is None or found.device != proof.device:
+            raise KeyServiceError(Reason.NOT_FOUND, "no such ceremony of this device")
+        if self._is_over(found):
+            raise _ended()
+        return found
+
+    def known(self, ceremony_id: bytes, kind: CeremonyKind) -> Ceremony:
+        """The ceremony by its id, for whoever its caller knows to have a right to it.
+
+        Raises:
+            KeyServiceError: `not_found`, `ceremony_ended`.
+        """
+        found = self._ceremonies.find(ceremony_id)
+        if found is None or found.kind is not kind:
+            raise KeyServiceError(Reason.NOT_FOUND, "no such ceremony")
+        if self._is_over(found):
+            raise _ended()
+        return found
+
+    def _is_over(self, ceremony: Ceremony) -> bool:
+        return self._clock() >= ceremony.expires_at
+
+
+def detail_of(ceremony: Ceremony) -> Detail:
+    """What a ceremony keeps of its own: texts by name."""
+    found = strict_json(ceremony.detail, limit=_DETAIL_LIMIT, reason=Reason.INTERNAL)
+    if not isinstance(found, dict):
+        raise KeyServiceError(Reason.INTERNAL, "a ceremony's detail is no object")
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def fingerprint(device: bytes) -> str:
+    """What people compare of a device: 8 bytes of its key hash, in groups of four digits."""
+    digits = device[:_FINGERPRINT_BYTES].hex()
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def _ended() -> KeyServiceError:
+    return KeyServiceError(Reason.CEREMONY_ENDED, "it was used, is over, or never was")

@@ -1,0 +1,145 @@
+"""Sessions of devices: they serve pages and ceremonies, and never a capability request, which K10 itself signs.
+
+A token is bound to its device: each use brings a fresh `AgentKeys-Proof` by K10 over this very HTTP request, so that a
+stolen token opens nothing. The registry is asked each time: a revoked device has no session, whatever its token says.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.registry import DeviceRecord, OperatorState
+from agentkeys_runtime.web.registry_source import RegistrySource
+from broker import session_tokens
+from broker.challenges import Challenge
+from broker.keys import K1Keys
+from broker.ports import Session, Sessions, SignInMethod
+from broker.proofs import Claim, Proofs
+
+#: However often it is refreshed, a session ends: then the device signs in anew.
+SESSION_S: Final = 12 * 3600
+_ID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A session and a token of it; `token_expires_at` in Unix seconds."""
+
+    session: Session
+    token: str = field(repr=False)
+    token_expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Who stands behind a request: its session, and device and user as the registry has them now."""
+
+    session: Session
+    device: DeviceRecord
+    operator: OperatorState
+
+
+class SessionDesk:
+    """Signs devices in, and says of later requests whose they are. Safe for many threads."""
+
+    def __init__(
+        self,
+        *,
+        keys: K1Keys,
+        origin: str,
+        registry: RegistrySource,
+        sessions: Sessions,
+        proofs: Proofs,
+        clock: Callable[[], float],
+    ) -> None:
+        self._keys = keys
+        self._origin = origin
+        self._registry = registry
+        self._sessions = sessions
+        self._proofs = proofs
+        self._clock = clock
+
+    def challenge(self) -> Challenge:
+        """A nonce for one sign-in."""
+        return self._proofs.challenge()
+
+    def sign_in(self, claim: Claim) -> Grant:
+        """A new session of the registered device that signed `claim` over a nonce of ours.
+
+        Raises:
+            KeyServiceError: `proof_invalid`, `device_signature_invalid`, `device_unknown`, `device_revoked`, what
+                `SessionProof.parse` gives; registry reasons; `overloaded`.
+        """
+        proof = self._proofs.check(claim, "sign-in")
+        device, operator = self._device(proof.device)
+        self._proofs.redeem(proof)
+        now = int(self._clock())
+        session = Session(
+            id=secrets.token_bytes(_ID_BYTES),
+            device=device.device_key_hash,
+            operator=operator.operator_omni,
+            actor=device.actor_omni,
+            method=SignInMethod.DEVICE,
+            created_at=now,
+            expires_at=now + SESSION_S,
+        )
+        self._sessions.add(session)
+        return self._grant(session, now)
+
+    def refresh(self, claim: Claim) -> Grant:
+        """A fresh token of a session that has not ended, for an old one and the signature of its device.
+
+        Raises:
+            KeyServiceError: as `visitor`.
+        """
+        visitor = self._visitor(claim, "refresh", expired=True)
+        return self._grant(visitor.session, int(self._clock()))
+
+    def visitor(self, claim: Claim) -> Visitor:
+        """Who sent this request.
+
+        Raises:
+            KeyServiceError: `session_invalid` for a token that is not ours, has expired, ended or is another device's;
+                `proof_invalid`, also for a proof that was seen before; `device_signature_invalid`; `device_unknown`,
+                `device_revoked`; registry reasons; `overloaded`.
+        """
+        return self._visitor(claim, "request", expired=False)
+
+    def of_user(self, visitor: Visitor) -> Sequence[Session]:
+        """All sessions of the visitor's user that have not ended."""
+        return self._sessions.of_operator(visitor.operator.operator_omni, now=int(self._clock()))
+
+    def end(self, visitor: Visitor, session_id: bytes) -> bool:
+        """End one session of the visitor's user at once; false where there is none such."""
+        operator = visitor.operator.operator_omni
+        return self._sessions.revoke(session_id, operator=operator, now=int(self._clock()))
+
+    def _visitor(self, claim: Claim, purpose: str, *, expired: bool) -> Visitor:
+        now = int(self._clock())
+        claims = session_tokens.verify(claim.token, self._keys, origin=self._origin, now=now, expired=expired)
+        proof = self._proofs.check(claim, purpose)
+        if proof.device != claims.device:
+            raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")
+        session = self._sessions.find(claims.session)
+        if session is None or session.revoked_at is not None or now >= session.expires_at:
+            raise KeyServiceError(Reason.SESSION_INVALID, "the session has ended")
+        device, operator = self._device(proof.device)
+        if (session.device, session.operator) != (device.device_key_hash, operator.operator_omni):
+            raise KeyServiceError(Reason.SESSION_INVALID, "the session is another device's")
+        self._proofs.use_up(proof)
+        return Visitor(session=session, device=device, operator=operator)
+
+    def _device(self, device_key_hash: bytes) -> tuple[DeviceRecord, OperatorState]:
+        operator = self._registry.lookup_device(device_key_hash)
+        device = None if operator is None else operator.devices.get(device_key_hash)
+        if operator is None or device is None:
+            raise KeyServiceError(Reason.DEVICE_UNKNOWN)
+        if device.revoked:
+            raise KeyServiceError(Reason.DEVICE_REVOKED)
+        return device, operator
+
+    def _grant(self, session: Session, now: int) -> Grant:
+        token, expires_at = session_tokens.mint(self._keys, session, origin=self._origin, now=now)
+        return Grant(session=session, token=token, token_expires_at=expires_at)

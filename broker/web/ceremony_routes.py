@@ -1,0 +1,179 @@
+"""The routes of proofs of identity: what devices ask, and the pages that people see in between."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Final
+
+from agentkeys_core.encoding import fields, hex_decode
+from agentkeys_core.errors import Reason
+from agentkeys_core.shapes import text
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
+from agentkeys_runtime.web.schemas import B64U, closed
+from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.steps import Steps, detail_of, fingerprint
+from broker.ports import Ceremony, CeremonyState
+from broker.web.pages import Pages
+from broker.web.session_routes import claim_of
+
+CALLBACK: Final = "/identity/oidc/callback"
+_BODY_LIMIT: Final = 4096
+_ID_BYTES: Final = 16
+_ID: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+_SECONDS: Final = {"type": "integer", "description": "Unix seconds"}
+_STATES: Final = [state.value for state in CeremonyState]
+_CEREMONY: Final = closed(
+    {
+        "device": {"type": "string", "description": "what the page shows of the device"},
+        "expires_at": _SECONDS,
+        "id": _ID,
+        "id_token": {"type": "string", "description": "oidc, once confirmed"},
+        "page": {"type": "string", "description": "oidc: where the person goes on"},
+        "state": {"type": "string", "enum": _STATES},
+    },
+    optional=("id_token", "page"),
+)
+STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
+
+
+def ceremony_endpoints(
+    *, steps: Steps, email: EmailDesk | None, oidc: OidcDesk | None, pages: Pages
+) -> tuple[Endpoint, ...]:
+    """Return the routes of the ceremonies that this broker is configured for."""
+
+    def status(call: Call) -> Mapping[str, object]:
+        ceremony_id = hex_decode(call.path["id"], length=_ID_BYTES, reason=Reason.NOT_FOUND)
+        return _told(steps.mine(claim_of(call), ceremony_id))
+
+    found = [
+        Endpoint(
+            method="GET",
+            path="/v1/identity/ceremonies/{id}",
+            summary="How far a ceremony is; for the device that began it alone.",
+            handler=status,
+            response=_CEREMONY,
+            variable=_ID,
+        ),
+        Endpoint(
+            method="GET",
+            path="/identity/style.css",
+            summary="The style sheet of the pages.",
+            handler=lambda _: Page(html=STYLE, media="text/css"),
+            refusal=pages.refused,
+            quiet=True,
+        ),
+    ]
+    if email is not None:
+        found += _email(email, pages)
+    if oidc is not None:
+        found += _oidc(oidc, pages)
+    return tuple(found)
+
+
+def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
+    def begin(call: Call) -> Mapping[str, object]:
+        members = fields(call.json(), required=("address",), reason=Reason.INVALID_BODY)
+        address = text(members["address"], "address", reason=Reason.INVALID_BODY)
+        return _told(desk.begin(claim_of(call), address))
+
+    def confirm(call: Call) -> Page:
+        done = desk.confirm(call.path["secret"])
+        return pages.done(f"{done.address} is confirmed for device {done.device}.")
+
+    return [
+        Endpoint(
+            method="POST",
+            path="/v1/identity/email",
+            summary="Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
+            handler=begin,
+            body_limit=_BODY_LIMIT,
+            request=closed({"address": {"type": "string"}}),
+            response=_CEREMONY,
+        ),
+        Endpoint(
+            method="GET",
+            path="/identity/email/{secret}",
+            summary="Shows what a link would confirm. Looking changes nothing.",
+            handler=lambda call: pages.email(desk.shown(call.path["secret"])),
+            refusal=pages.refused,
+            variable=B64U,
+        ),
+        Endpoint(
+            method="POST",
+            path="/identity/email/{secret}",
+            summary="Confirms, once.",
+            handler=confirm,
+            body_limit=_BODY_LIMIT,
+            refusal=pages.refused,
+            variable=B64U,
+        ),
+    ]
+
+
+def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
+    def begin(call: Call) -> Mapping[str, object]:
+        members = fields(call.json(), required=("issuer", "nonce"), reason=Reason.INVALID_BODY)
+        issuer, nonce = (text(members[name], name, reason=Reason.INVALID_BODY) for name in ("issuer", "nonce"))
+        begun = desk.begin(claim_of(call), issuer=issuer, nonce=nonce)
+        return {**_told(begun.ceremony), "page": begun.page}
+
+    def confirm(call: Call) -> Page:
+        members = fields(call.form(), required=("secret",), reason=Reason.INVALID_BODY)
+        done = desk.confirm(text(members["secret"], "secret", reason=Reason.INVALID_BODY))
+        return pages.done(f"{done.name} is confirmed for device {done.device}.")
+
+    return [
+        Endpoint(
+            method="POST",
+            path="/v1/identity/oidc",
+            summary="Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
+            handler=begin,
+            body_limit=_BODY_LIMIT,
+            request=closed({"issuer": {"type": "string"}, "nonce": B64U}),
+            response=_CEREMONY,
+        ),
+        Endpoint(
+            method="GET",
+            path="/v1/identity/oidc/issuers",
+            summary="The providers that can be asked.",
+            handler=lambda _: {"issuers": list(desk.issuers)},
+            response=closed({"issuers": {"type": "array", "items": {"type": "string"}}}),
+        ),
+        Endpoint(
+            method="GET",
+            path=CALLBACK,
+            summary="Where the provider sends the person back to.",
+            handler=lambda call: pages.oidc_confirm(desk.returned(call.query)),
+            refusal=pages.refused,
+            queried=True,
+        ),
+        Endpoint(
+            method="POST",
+            path="/identity/oidc/confirm",
+            summary="The person agrees to the binding, once.",
+            handler=confirm,
+            body_limit=_BODY_LIMIT,
+            request=closed({"secret": B64U}),
+            refusal=pages.refused,
+        ),
+        Endpoint(
+            method="GET",
+            path="/identity/oidc/{secret}",
+            summary="Shows what signing in will do. Looking changes nothing.",
+            handler=lambda call: pages.oidc_start(desk.shown(call.path["secret"])),
+            refusal=pages.refused,
+            variable=B64U,
+        ),
+    ]
+
+
+def _told(ceremony: Ceremony) -> dict[str, object]:
+    told: dict[str, object] = {
+        "device": fingerprint(ceremony.device),
+        "expires_at": ceremony.expires_at,
+        "id": ceremony.id.hex(),
+        "state": ceremony.state.value,
+    }
+    if ceremony.state is CeremonyState.CONFIRMED and "id_token" in (detail := detail_of(ceremony)):
+        told["id_token"] = detail["id_token"]
+    return told

@@ -1,0 +1,58 @@
+"""The broker's pages, rendered here and nowhere else: escaped by default, no script, one style sheet."""
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.web.endpoints import Page
+from agentkeys_runtime.web.problems import status_of
+from broker.ceremonies.email import EmailRequest
+from broker.ceremonies.oidc import OidcRequest
+
+_TEMPLATES: Final = Environment(
+    loader=PackageLoader("broker.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_SAID: Final = {
+    Reason.CEREMONY_ENDED: "This link was used, is too old, or never was one. Ask for a new one on your device.",
+    Reason.POLICY_REFUSED: "The provider did not sign you in. Nothing was bound; you can start again on your device.",
+    Reason.PROVIDER_UNREACHABLE: "The provider does not answer right now. Try again in a moment.",
+    Reason.INVALID_EVIDENCE: "What the provider answered cannot be accepted. Nothing was bound.",
+    Reason.OVERLOADED: "Too much is going on right now. Try again in a moment.",
+    Reason.RATE_LIMITED: "Too many attempts. Try again later.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Makes each page. `origin` is the broker's."""
+
+    origin: str
+
+    def email(self, request: EmailRequest) -> Page:
+        """Asks whether the address shall be confirmed."""
+        return self._page("email.html", "Bind a device to this address?", request=request)
+
+    def oidc_start(self, request: OidcRequest) -> Page:
+        """Says what signing in at the provider will do."""
+        return self._page("oidc_start.html", "Bind a device to your identity?", request=request)
+
+    def oidc_confirm(self, request: OidcRequest) -> Page:
+        """Asks whether that identity shall be bound to that device."""
+        return self._page("oidc_confirm.html", "Bind this device?", request=request)
+
+    def done(self, said: str) -> Page:
+        """Says that it is done."""
+        return self._page("done.html", "Done", said=said)
+
+    def refused(self, error: KeyServiceError) -> Page:
+        """Says why not, in words for people; never the detail, which is for logs."""
+        said = _SAID.get(error.reason, "This did not work, and nothing was changed.")
+        page = self._page("refused.html", "That did not work", said=said, reason=str(error.reason))
+        return Page(html=page.html, status=status_of(error.reason))
+
+    def _page(self, template: str, title: str, **given: object) -> Page:
+        host = urlsplit(self.origin).netloc
+        return Page(html=_TEMPLATES.get_template(template).render(title=title, host=host, **given))

@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext
+
+from tests.fakes.browser import chromium
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as made:
+        yield made
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A fresh profile of somebody who reads English and has a narrow window."""
+    made = browser.new_context(viewport={"width": 800, "height": 600}, locale="en")
+    made.set_default_timeout(10_000)
+    yield made
+    made.close()

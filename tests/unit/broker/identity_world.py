@@ -1,0 +1,106 @@
+"""A broker with its ceremonies and nothing else: real store, real mail server, real provider, a clock that stands still."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import URL, Engine
+
+from agentkeys_core.keys import DeviceKey
+from agentkeys_runtime.web.app import create_app
+from broker.adapters.mail import SmtpMailer
+from broker.adapters.openid import Provider
+from broker.adapters.store.ceremony_table import SqlCeremonies
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import open_engine
+from broker.adapters.store.session_table import SqlSessions
+from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.steps import Steps
+from broker.identity_settings import MailSettings, ProviderSettings
+from broker.keys import K1Keys
+from broker.proofs import Proofs
+from broker.sessions import SessionDesk
+from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.pages import Pages
+from broker.web.session_routes import session_endpoints
+from tests.fakes.app_client import AppClient
+from tests.fakes.clock import StillClock
+from tests.fakes.mail_server import USER, MailServer
+from tests.fakes.openid_server import OpenIdServer
+from tests.fakes.registry import StaticRegistry
+from tests.fakes.services_kit import BROKER_ORIGIN, FollowedRegistry
+from tests.unit.broker.visitor import Visit
+
+REDIRECT = BROKER_ORIGIN + CALLBACK
+
+
+@dataclass
+class IdentityWorld:
+    client: AppClient
+    clock: StillClock
+    engine: Engine
+
+    def visit(self) -> Visit:
+        """A device that nobody knows yet."""
+        return Visit(self.client, self.clock, DeviceKey.generate())
+
+
+def mail_settings(server: MailServer, **changed: object) -> MailSettings:
+    given = {
+        "host": "localhost",
+        "port": server.port,
+        "sender": "keys@broker.test",
+        "user": USER,
+        "password_file": server.password_file,
+        "ca": server.ca,
+    }
+    return MailSettings(**(given | changed))  # type: ignore[arg-type]  # the tests say what they change
+
+
+def provider_settings(server: OpenIdServer, **changed: object) -> ProviderSettings:
+    secret = server.folder / "client-secret"
+    if not secret.exists():
+        secret.write_text(server.secret)
+        secret.chmod(0o600)
+    given = {"issuer": server.issuer, "client_id": server.client_id, "client_secret_file": secret, "ca": server.ca}
+    return ProviderSettings(**(given | changed))  # type: ignore[arg-type]  # the tests say what they change
+
+
+@contextmanager
+def identity_world(
+    database: URL,
+    *,
+    mail: MailSettings | None = None,
+    provider: ProviderSettings | None = None,
+    at: float | None = None,
+) -> Iterator[IdentityWorld]:
+    engine, clock = open_engine(database), StillClock() if at is None else StillClock(at)
+    proofs = Proofs(origin=BROKER_ORIGIN, challenge_key=bytes(32), redemptions=SqlRedemptions(engine), clock=clock.now)
+    steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=clock.now)
+    counters = SqlCounters(engine)
+    email = oidc = None
+    if mail is not None:
+        mailer = SmtpMailer(mail)
+        email = EmailDesk(
+            origin=BROKER_ORIGIN, proofs=proofs, steps=steps, counters=counters, mailer=mailer, clock=clock.now
+        )
+    if provider is not None:
+        providers = {provider.issuer: Provider(provider, redirect_uri=REDIRECT, clock=clock.now)}
+        oidc = OidcDesk(
+            origin=BROKER_ORIGIN, proofs=proofs, steps=steps, counters=counters, providers=providers, clock=clock.now
+        )
+    desk = SessionDesk(
+        keys=K1Keys.of(ec.generate_private_key(ec.SECP256R1())),
+        origin=BROKER_ORIGIN,
+        registry=FollowedRegistry(StaticRegistry("ab" * 32)),  # in which nobody is registered yet
+        sessions=SqlSessions(engine),
+        proofs=proofs,
+        clock=clock.now,
+    )
+    pages = Pages(origin=BROKER_ORIGIN)
+    endpoints = (*ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages), *session_endpoints(desk))
+    with AppClient(create_app("broker", endpoints, clock=clock.now)) as client:
+        yield IdentityWorld(client, clock, engine)
+    engine.dispose()

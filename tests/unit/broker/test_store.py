@@ -1,0 +1,189 @@
+"""The broker's database: the same on SQLite and on PostgreSQL, for threads, processes and restarts."""
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import URL, Engine, text
+
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.config import ConfigError
+from broker.adapters.store.counters import SqlCounters, SqlRedemptions
+from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.session_table import SqlSessions
+from broker.adapters.store.tables import metadata
+from broker.ports import Session, SignInMethod
+from tests.fakes.postgres import Postgres
+
+
+@pytest.fixture
+def engine(database: URL) -> Iterator[Engine]:
+    made = open_engine(database)
+    yield made
+    made.dispose()
+
+
+def at_once(work: Callable[[], bool], times: int = 8) -> list[bool]:
+    """What `work` returns when several threads begin it together."""
+    start, results = threading.Barrier(times), list[bool]()
+
+    def run() -> None:
+        start.wait()
+        results.append(work())
+
+    threads = [threading.Thread(target=run) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_migrations_make_the_very_tables_that_the_code_uses(engine: Engine) -> None:
+    with engine.connect() as conn:
+        assert compare_metadata(MigrationContext.configure(conn), metadata) == []
+
+
+def test_brokers_that_start_at_once_migrate_once(database: URL) -> None:
+    def start() -> bool:
+        open_engine(database).dispose()
+        return True
+
+    assert at_once(start, 4) == [True] * 4
+
+
+def test_a_database_of_a_newer_program_is_refused(database: URL) -> None:
+    engine = open_engine(database)
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(ConfigError, match="version"):
+        open_engine(database)
+
+
+def test_counts_stop_at_the_limit_and_begin_anew_in_each_window(engine: Engine) -> None:
+    counters = SqlCounters(engine)
+    assert [counters.count(b"a", until=60, limit=2, now=1) for _ in range(3)] == [True, True, False]
+    assert counters.count(b"b", until=60, limit=2, now=1)
+    assert counters.count(b"a", until=120, limit=2, now=61)
+    with engine.connect() as conn:
+        assert [tuple(row) for row in conn.execute(text("SELECT until, n FROM counts"))] == [(120, 1)]
+
+
+def test_counts_are_shared_by_processes_and_survive_a_restart(database: URL) -> None:
+    one, two = open_engine(database), open_engine(database)
+    assert SqlCounters(one).count(b"a", until=60, limit=1, now=1)
+    assert not SqlCounters(two).count(b"a", until=60, limit=1, now=1)
+    one.dispose()
+    two.dispose()
+    three = open_engine(database)
+    assert not SqlCounters(three).count(b"a", until=60, limit=1, now=1)
+    three.dispose()
+
+
+def test_threads_never_get_more_than_the_limit(engine: Engine) -> None:
+    counters = SqlCounters(engine)
+    granted = at_once(lambda: counters.count(b"a", until=60, limit=5, now=1), 8)
+    assert granted.count(True) == 5
+
+
+def test_what_may_be_used_once_is_used_once(engine: Engine) -> None:
+    redemptions = SqlRedemptions(engine)
+    assert at_once(lambda: redemptions.redeem(b"code", expires_at=100, now=50)).count(True) == 1
+    assert not SqlRedemptions(engine).redeem(b"code", expires_at=100, now=99)
+    assert redemptions.redeem(b"another", expires_at=100, now=99)
+
+
+def test_what_was_used_is_forgotten_after_its_time(engine: Engine) -> None:
+    redemptions = SqlRedemptions(engine)
+    for number in range(3):
+        redemptions.redeem(bytes([number]), expires_at=100, now=50)
+    redemptions.redeem(b"later", expires_at=300, now=200)
+    with engine.connect() as conn:
+        assert conn.execute(text("SELECT count(*) FROM redeemed")).scalar() == 1
+
+
+def session(number: int, *, operator: int = 1, expires_at: int = 100) -> Session:
+    return Session(
+        id=bytes([number]) * 16,
+        device=bytes([number]) * 32,
+        operator=bytes([operator]) * 32,
+        actor=bytes([operator]) * 32,
+        method=SignInMethod.DEVICE,
+        created_at=10 + number,
+        expires_at=expires_at,
+    )
+
+
+def test_sessions_are_found_listed_and_ended(engine: Engine) -> None:
+    sessions = SqlSessions(engine)
+    mine, also, other = session(1), session(2), session(3, operator=2)
+    for one in (mine, also, other):
+        sessions.add(one)
+    assert sessions.find(mine.id) == mine
+    assert sessions.find(bytes(16)) is None
+    assert list(sessions.of_operator(mine.operator, now=50)) == [also, mine]
+    assert not sessions.revoke(mine.id, operator=other.operator, now=51)
+    assert sessions.revoke(mine.id, operator=mine.operator, now=51)
+    assert not sessions.revoke(mine.id, operator=mine.operator, now=52)
+    ended = sessions.find(mine.id)
+    assert ended is not None
+    assert ended.revoked_at == 51
+    assert list(sessions.of_operator(mine.operator, now=50)) == [also]
+    assert list(sessions.of_operator(mine.operator, now=100)) == []
+
+
+def test_sessions_that_are_over_are_forgotten(engine: Engine) -> None:
+    sessions = SqlSessions(engine)
+    sessions.add(session(1, expires_at=11))
+    sessions.add(session(9))
+    assert sessions.find(session(1).id) is None
+
+
+def test_a_database_that_is_gone_is_a_named_refusal(tmp_path: Path, postgres: Postgres) -> None:
+    engine = open_engine(database_url(postgres.database(), tmp_path))
+    counters = SqlCounters(engine)
+    assert counters.count(b"a", until=60, limit=9, now=1)
+    postgres.stop()
+    try:
+        with pytest.raises(KeyServiceError) as caught:
+            counters.count(b"a", until=60, limit=9, now=1)
+        assert caught.value.reason is Reason.OVERLOADED
+    finally:
+        postgres.start()
+    assert counters.count(b"a", until=60, limit=9, now=1)  # it comes back by itself
+    engine.dispose()
+
+
+def test_a_state_file_is_private_and_no_link(tmp_path: Path) -> None:
+    open_engine(database_url(None, tmp_path)).dispose()
+    assert stat.S_IMODE((tmp_path / "broker.db").stat().st_mode) == 0o600
+
+
+def test_a_state_file_behind_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broker.db").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError):
+        open_engine(database_url(None, tmp_path))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    junk = b"not a database at all, and long enough to be looked at" * 20
+    (tmp_path / "broker.db").write_bytes(junk)
+    with pytest.raises(ConfigError):
+        open_engine(database_url(None, tmp_path))
+    assert (tmp_path / "broker.db").read_bytes() == junk
+
+
+def test_a_file_of_the_time_before_migrations_is_taken_over(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "broker.db") as conn:
+        conn.execute("CREATE TABLE counts (name BLOB NOT NULL, minute INTEGER NOT NULL, n INTEGER NOT NULL)")
+    conn.close()
+    engine = open_engine(database_url(None, tmp_path))
+    assert SqlCounters(engine).count(b"a", until=60, limit=1, now=1)
+    engine.dispose()
