@@ -10,11 +10,12 @@ from starlette.types import ASGIApp
 
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.mtls import https_server_context
-from agentkeys_runtime.web.patience import MAX_CONNECTIONS, PatientProtocol
 from agentkeys_runtime.web.settings import TlsSettings, parse_listen
 
 GRACE_S: Final = 1
 KEEP_ALIVE_S: Final = 30
+#: Connections, idle ones included; the application refuses earlier and by name.
+MAX_CONNECTIONS: Final = 1024
 MAX_HEAD_BYTES: Final = 16_384
 BACKLOG: Final = 512
 
@@ -54,12 +55,11 @@ def serve(app: ASGIApp, listener: socket.socket, tls: TlsSettings) -> None:
         ConfigError: unusable certificate or key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _allow_descriptors(4 * MAX_CONNECTIONS)  # handshakes under way count too, and files must still open
     context = https_server_context(tls.certificate, tls.key)
     config = uvicorn.Config(
         app,
         ssl_context_factory=lambda _config, _default: context,
-        http=PatientProtocol,
+        http="h11",
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -68,19 +68,12 @@ def serve(app: ASGIApp, listener: socket.socket, tls: TlsSettings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
     _Server(config, origin_of(listener)).run(sockets=[listener])
-
-
-def _allow_descriptors(wanted: int) -> None:
-    """Raise the soft limit of open descriptors as far as the system lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class _Server(uvicorn.Server):
