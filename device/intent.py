@@ -15,6 +15,10 @@ _OPS: Final = {
     Op.CRED_DELETE: "Delete a credential for ever",
     Op.CRED_FETCH: "Read a credential",
     Op.CRED_LIST: "List the names of credentials",
+    Op.MEMORY_PUT: "Store a memory",
+    Op.MEMORY_DELETE: "Delete a memory for ever",
+    Op.MEMORY_GET: "Read a memory",
+    Op.MEMORY_LIST: "List the names of memories",
     Op.AUDIT_LIST: "Read audit rows",
     Op.SIWE_SIGN: "Sign in with the wallet",
     Op.TYPED_DATA_SIGN: "Sign typed data with the wallet",
@@ -54,7 +58,7 @@ def request_intent(
         ("valid until", moment(request.expires_at)),
     ]
     if replaces is not None:
-        title = "Replace a credential"
+        title = title.replace("Store", "Replace")
         lines.insert(1, ("ends store", hex_encode(replaces)))
     return Intent(title=title, lines=tuple(lines), digest=request.digest)
 

@@ -8,10 +8,11 @@ from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, Op
 from agentkeys_core.audit_envelope import intent_commitment
 from agentkeys_core.caprequest import CapRequest
 from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.checkpoint import Checkpoint
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import ES256PublicKey, parse_jwks
-from agentkeys_core.ops import Service
+from agentkeys_core.ops import ObjectClass
 from device.errors import DeviceError, Trouble
 from device.home import Home
 
@@ -82,6 +83,20 @@ class AuditKeys:
             self.refresh()
         return self._keys
 
+    def verify_checkpoint(self, note: bytes, registry_id: str) -> Checkpoint:
+        """Return the checkpoint of a note, once an audit key is proven to have signed it.
+
+        Raises:
+            KeyServiceError: as `Checkpoint.verify`; DeviceError as `refresh`.
+        """
+        try:
+            return Checkpoint.verify(note, registry_id, self._keys.values())
+        except KeyServiceError:
+            if self._fetched:
+                raise
+        self.refresh()  # a key of a new epoch may have signed it
+        return Checkpoint.verify(note, registry_id, self._keys.values())
+
 
 def _expect(condition: bool, what: str) -> None:
     if not condition:
@@ -111,14 +126,32 @@ def check_signing_row(keys: AuditKeys, row: AuditRow, *, intent: str | None, dig
     _expect(content.intent_commitment == commitment, "payload")
 
 
-def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service: Service, body: bytes) -> None:
-    """Raise `row_not_trusted` unless a master of this operator stored exactly these body bytes under this service."""
+#: What may have put a value where it is: a store, or for a credential the signer itself, from a legacy envelope.
+_STORED_BY: Final[Mapping[ObjectClass, frozenset[int]]] = {
+    ObjectClass.CREDENTIALS: frozenset({OpKind.CRED_STORE, OpKind.CRED_REWRAP}),
+    ObjectClass.MEMORY: frozenset({OpKind.MEMORY_PUT}),
+}
+
+
+def check_stored_row(
+    keys: AuditKeys, row: AuditRow, request: CapRequest, *, owner: bytes, body: bytes
+) -> AuditEnvelope:
+    """Return what the row says of the store that a read of ours gave: exactly these body bytes, stored for this owner.
+
+    Only a row of `CRED_REWRAP` that names the value (`req`) counts: the signer writes `req` where it has opened a
+    legacy envelope itself, never where it re-wrapped what a worker had sealed (docs/adr/0025).
+
+    Raises:
+        DeviceError: `row_not_trusted`.
+    """
     content = keys.verify(row)
-    _expect(content.op_kind == OpKind.CRED_STORE, "operation than a store")
-    _expect(content.op_body.svc == service.text, "service")
-    _expect(content.operator_omni == operator and content.actor_omni == operator, "owner")
+    kinds = frozenset() if request.rule.object_class is None else _STORED_BY[request.rule.object_class]
+    _expect(content.op_kind in kinds, "operation than a store")
+    _expect(content.op_body.svc == request.service.text, "service")
+    _expect(content.operator_omni == request.operator_omni and content.actor_omni == owner, "owner")
     _expect(content.op_body.req == sha256(body), "value")
     _expect(content.result == OpResult.SUCCESS, "result")
+    return content
 
 
 def check_released(store: AuditRow, release: AuditRow) -> None:

@@ -132,7 +132,7 @@ class Admission:
         verify_device_signature(cap)
         if attempt.device_verified is None:  # a session is admitted twice and charged once
             attempt.device_verified = request.digest
-            self._limits.charge_device(request.device)
+            self._limits.charge_device(request.device, request.digest)
         operator = self._registry.lookup_device(request.device)
         replacing = self._is_replacing(request, burn)
         authorised = authorise(cap, operator, replacing=replacing, policy_asks=policy_asks)

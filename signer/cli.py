@@ -149,6 +149,20 @@ def clock_reset(config: ConfigOption) -> None:
     _print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
 
 
+@app.command("rewrap-window", short_help="Let workers re-wrap envelopes for a while.")
+def rewrap_window(
+    config: ConfigOption,
+    minutes: Annotated[int | None, typer.Option(min=1, help="Open the window for so long (at most 240).")] = None,
+    close: Annotated[bool, typer.Option("--close", help="Close it now.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let workers re-wrap envelopes under the current epoch for a while; without options, say how long still."""
+    if close and minutes is not None:
+        raise ConfigError("--minutes opens the window and --close closes it")
+    asked = {"minutes": 0} if close else {} if minutes is None else {"minutes": minutes}
+    _print_facts(_asked(load_config(config, SignerConfig), "rewrap-window", **asked), as_json=as_json)
+
+
 @app.command(short_help="Write the profile that devices take; print its hash.")
 def profile(  # noqa: PLR0917  # typer passes them by name
     config: ConfigOption,
@@ -215,8 +229,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _asked(config: SignerConfig, command: str) -> dict[str, object]:
-    answer = ask_host(config.host_socket, command)
+def _asked(config: SignerConfig, command: str, **arguments: object) -> dict[str, object]:
+    answer = ask_host(config.host_socket, command, **arguments)
     if answer.pop("ok", False) is not True:
         raise HostSocketError(f"the signer refused: {answer.get('reason')}")
     return answer

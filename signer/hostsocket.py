@@ -1,5 +1,6 @@
 """The Unix socket of host actions: mode 0600, one JSON line in, one out, only for this very account (and root)."""
 
+import inspect
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ _LONGEST_NAME: Final = 100  # bytes; sockaddr_un holds 108, elsewhere 104
 _UCRED: Final = struct.Struct("3i")
 _LOG: Final = logging.getLogger("agentkeys.signer.host")
 
-Handler = Callable[[], Mapping[str, object]]
+Handler = Callable[..., Mapping[str, object]]
 
 
 class HostSocketError(Exception):
@@ -108,15 +109,24 @@ class HostSocket:
 
     def _run(self, line: bytes) -> Mapping[str, object]:
         command = strict_json(line, limit=MAX_LINE, reason=Reason.INVALID_BODY)
-        name = fields(command, required=("command",), reason=Reason.INVALID_BODY)["command"]
+        members = fields(command, required=("command",), optional=("arguments",), reason=Reason.INVALID_BODY)
+        name, arguments = members["command"], members.get("arguments", {})
         handler = self._handlers.get(name) if isinstance(name, str) else None
         if handler is None:
             raise KeyServiceError(Reason.NOT_IMPLEMENTED, "no such command")
-        return handler()
+        if not isinstance(arguments, dict):
+            raise KeyServiceError(Reason.INVALID_BODY, "arguments are no object")
+        if not arguments:
+            return handler()
+        try:
+            inspect.signature(handler).bind(**arguments)
+        except TypeError as exc:
+            raise KeyServiceError(Reason.INVALID_BODY, "not the arguments of this command") from exc
+        return handler(**arguments)
 
 
-def ask_host(path: Path, command: str) -> dict[str, object]:
-    """The answer of the signer that serves at `path`.
+def ask_host(path: Path, command: str, **arguments: object) -> dict[str, object]:
+    """The answer of the signer that serves at `path`; `arguments` are those of the command, by name.
 
     Raises:
         HostSocketError: nobody serves there, or the answer is none.
@@ -126,7 +136,8 @@ def ask_host(path: Path, command: str) -> dict[str, object]:
         try:
             with _reachable(path) as name:
                 connection.connect(name)
-            connection.sendall(canonical_json({"command": command}) + b"\n")
+            asked = {"command": command} | ({"arguments": arguments} if arguments else {})
+            connection.sendall(canonical_json(asked) + b"\n")
             answer = json.loads(_read_line(connection, MAX_ANSWER))
         except (OSError, ValueError, KeyServiceError) as exc:
             raise HostSocketError(f"no signer answers at {path}") from exc

@@ -17,6 +17,7 @@ from signer.derivation import (
     es256_key,
     journal_mac_key,
     k3_check,
+    legacy_key,
     object_key,
     wallet_address,
     wallet_signature,
@@ -117,6 +118,10 @@ class Keyring:
             return self._answer(ObjectKey(key=bytes(key), commitment=commitment))
         finally:
             key[:] = bytes(len(key))
+
+    def legacy_key(self, epoch: int, owner: bytes) -> Secret:
+        """The key of an owner's 0x04 envelopes, to be used up here; whoever asks wipes it."""
+        return self._answer(Secret.take(legacy_key(self._view(self._epoch(epoch).k3), owner)))
 
     def audit_sign(self, epoch: int, message: bytes) -> bytes:
         """ES256 over `message` by the audit key: 64 bytes r||s."""

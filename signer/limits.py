@@ -51,17 +51,43 @@ class TokenBuckets:
             raise KeyServiceError(Reason.RATE_LIMITED, "too many calls")
 
 
+class Recent:
+    """The last so many names, each once. Safe for many threads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._names: OrderedDict[bytes, None] = OrderedDict()
+
+    def has(self, name: bytes) -> bool:
+        """Whether the name is among them."""
+        return name in self._names
+
+    def add(self, name: bytes) -> None:
+        """Remember one more; the oldest is forgotten."""
+        with self._lock:
+            self._names[name] = None
+            if len(self._names) > self._capacity:
+                self._names.popitem(last=False)
+
+
 class Limits:
     """The two buckets of a call: the caller's certificate first, the device once it has proved itself."""
 
     def __init__(self, *, certificate: Rate, device: Rate, monotonic: Callable[[], float]) -> None:
         self._certificates = TokenBuckets(certificate, monotonic)
         self._devices = TokenBuckets(device, monotonic)
+        self._charged = Recent(_CAPACITY)
 
     def charge_certificate(self, fingerprint: str) -> None:
         """Count one call of this certificate. Raises rate_limited."""
         self._certificates.charge(fingerprint)
 
-    def charge_device(self, device_key_hash: bytes) -> None:
-        """Count one request of this device; only after its signature was verified. Raises rate_limited."""
-        self._devices.charge(device_key_hash)
+    def charge_device(self, device_key_hash: bytes, cap_digest: bytes) -> None:
+        """Count one request of this device, once, and only after its signature was verified. Raises rate_limited.
+
+        A worker that sends the same request again and again uses up its own certificate's tokens, not the device's.
+        """
+        if not self._charged.has(cap_digest):
+            self._devices.charge(device_key_hash)
+            self._charged.add(cap_digest)

@@ -5,8 +5,9 @@ Imported after a fork, never before: grpc does not survive one.
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, cast
 
 from agentkeys_runtime import tls13  # noqa: F401 - before grpc is imported anywhere
 
@@ -27,7 +28,8 @@ from signer.ports import Clock, StsExchange
 from signer.refusals import Refusals
 from signer.rpc.callers import Callers
 from signer.rpc.guard import Guard, GuardLimits
-from signer.rpc.pools import CountingPool
+from signer.rpc.open_calls import OpenCalls
+from signer.rpc.pools import CountingPool, ElasticPool
 from signer.rpc.registry_servicer import RegistryServicer
 from signer.rpc.servicer import SignerServicer
 from signer.rpc.services import Health, handlers
@@ -36,16 +38,25 @@ from signer.service import SignerService
 STOP_GRACE_S: Final = 5.0
 _WATCH_S: Final = 0.1
 #: Calls beyond this are refused by gRPC itself, without a reason; the guard's own bound is far lower.
-_HARD_BOUND_FACTOR: Final = 8
+_HARD_BOUND: Final = 8_192
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 2 * 1024 * 1024),  # above the guard's bound, whose reason callers shall see
+    ("grpc.max_receive_message_length", 3 * 1024 * 1024),  # above the guard's bounds, whose reason callers shall see
     ("grpc.max_send_message_length", -1),  # a page of audit rows is as long as it is
     ("grpc.max_connection_age_ms", 3_600_000),  # bounds how long a replaced root or certificate lives on
     ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_allowed_incoming_connections", 4_096),  # with those that are still in their handshake
+    ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),  # a peer that is gone holds nothing, be it idle or not
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_concurrent_streams", 1_024),
+    ("grpc.max_concurrent_streams", 256),  # of one connection
+    # gRPC would drop calls at random from 1,000 on, those of every caller; whom to refuse is the guard's to say.
+    ("grpc.server.max_pending_requests", _HARD_BOUND),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * _HARD_BOUND),
+    ("grpc.max_metadata_size", 8_192),
+    ("grpc.absolute_max_metadata_size", 16_384),
 )
 
 
@@ -113,6 +124,7 @@ class SignerServer:
         self._health.set(serving=False)
         self._stopping.set()
         self._server.stop(STOP_GRACE_S).wait()
+        self._open_calls.close()
         self._open.close()
         self._keyring.seal()
 
@@ -130,31 +142,47 @@ class SignerServer:
             clock=self._clock,
         )
         limits = GuardLimits(max_in_flight=config.limits.max_in_flight)
-        calls = CountingPool(config.threads, name="rpc")
+        calls = ElasticPool(config.threads, name="rpc")
         streams = CountingPool(limits.max_streams + 1, name="stream")  # one more, to refuse on
-        guard = Guard(callers=callers, gate=self._gate, refusals=refusals, calls=calls, streams=streams, limits=limits)
+        open_calls = OpenCalls(calls)
+        open_calls.start()
+        self._open_calls = open_calls
+        buckets = self._limits()
+        guard = Guard(
+            callers=callers,
+            gate=self._gate,
+            refusals=refusals,
+            calls=calls,
+            slow=CountingPool(config.threads, name="slow"),
+            streams=streams,
+            open_calls=open_calls,
+            charge=buckets.charge_certificate,
+            limits=limits,
+        )
         services = handlers(
             guard,
-            SignerServicer(self._service(registry, refusals)),
+            SignerServicer(self._service(registry, refusals, buckets)),
             RegistryServicer(registry, self._clock, refusals),
             self._health,
             reflection=config.reflection,
         )
         return grpc.server(
-            calls,
+            cast("ThreadPoolExecutor", calls),  # gRPC only submits to it
             handlers=services,
             options=(*_OPTIONS, ("grpc.so_reuseport", int(shared_port))),
-            maximum_concurrent_rpcs=_HARD_BOUND_FACTOR * limits.max_in_flight + limits.max_streams,
+            maximum_concurrent_rpcs=_HARD_BOUND,
             compression=grpc.Compression.NoCompression,
         )
 
-    def _service(self, registry: EmbeddedRegistry, refusals: Refusals) -> SignerService:
+    def _limits(self) -> Limits:
         bounds = self._config.limits
-        limits = Limits(
+        return Limits(
             certificate=Rate(per_s=bounds.certificate_per_s, burst=bounds.certificate_burst),
             device=Rate(per_s=bounds.device_per_s, burst=bounds.device_burst),
             monotonic=time.monotonic,
         )
+
+    def _service(self, registry: EmbeddedRegistry, refusals: Refusals, limits: Limits) -> SignerService:
         return SignerService(
             keyring=self._keyring,
             journalist=self.committer,
@@ -165,6 +193,7 @@ class SignerServer:
             limits=limits,
             refusals=refusals,
             sts=self._sts(),
+            gate=self._gate,
         )
 
     def _sts(self) -> StsExchange | None:

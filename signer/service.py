@@ -5,7 +5,7 @@ The order of checks is that of section 4 and stands in `admission` (class to K11
 recorded here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from agentkeys_core.audit import OpResult
@@ -17,6 +17,8 @@ from agentkeys_core.ops import Effect
 from agentkeys_runtime.identity import CallerIdentity
 from signer.acknowledgements import acknowledge, check_can_be_new, is_known
 from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
+from signer.checkpoints import Checkpoints, RowHashes
+from signer.gate import Gate
 from signer.keyring import Keyring
 from signer.ledger import Burn, Journalist, Snapshot
 from signer.limits import Limits
@@ -24,6 +26,7 @@ from signer.listings import AuditPage, ListPage, check_audit_body, check_list_bo
 from signer.ports import Clock, RegistryReader, StsExchange
 from signer.refusals import Refusals
 from signer.releases import SALT_LENGTH, KeyRelease, release_list, release_read, release_write, write_line
+from signer.rewrapping import Rewrapping
 from signer.sessions import SessionRelease, Sessions
 from signer.signing import SignedSiwe, SignedTypedData, Signing, WalletAddress
 from signer.verification import K10Verdict, K11Verdict, verify_k10, verify_k11
@@ -54,6 +57,7 @@ class SignerService:
         limits: Limits,
         refusals: Refusals,
         sts: StsExchange | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._keyring = keyring
         self._journalist = journalist
@@ -71,6 +75,8 @@ class SignerService:
             policy=policy.sts,
             exchange=sts,
         )
+        self._checkpoints = Checkpoints(keyring=keyring, journalist=journalist, snapshot=snapshot, registry=registry)
+        self._rewrapping = Rewrapping(keyring=keyring, journalist=journalist, registry=registry, gate=gate or Gate())
         self._signing = Signing(
             keyring=keyring,
             journalist=journalist,
@@ -198,6 +204,30 @@ class SignerService:
             return page
 
         return self._call(caller, "GetAuditRows", work)
+
+    def get_row_hashes(self, caller: CallerIdentity, *, after: int, limit: int) -> RowHashes:
+        """Hashes of all rows in the order of writing. Raises as `Checkpoints.hashes`."""
+        return self._call(
+            caller, "GetRowHashes", lambda attempt: self._checkpoints.hashes(attempt, after=after, limit=limit)
+        )
+
+    def sign_checkpoint(self, caller: CallerIdentity, *, size: int, root: bytes, proof: Sequence[bytes]) -> bytes:
+        """The signed note over the first `size` rows. Raises as `Checkpoints.sign`."""
+        return self._call(
+            caller, "SignCheckpoint", lambda attempt: self._checkpoints.sign(attempt, size=size, root=root, proof=proof)
+        )
+
+    def rewrap(
+        self, caller: CallerIdentity, *, object_class: int, owner: bytes, service: str, envelope: bytes
+    ) -> bytes:
+        """The envelope under the current epoch, while the host's window is open. Raises as `Rewrapping.rewrap`."""
+
+        def work(attempt: Attempt) -> bytes:
+            return self._rewrapping.rewrap(
+                attempt, object_class=object_class, owner=owner, service=service, envelope=envelope
+            )
+
+        return self._call(caller, "Rewrap", work)
 
     def sign_siwe(self, caller: CallerIdentity, cap: bytes, message: str) -> SignedSiwe:
         """A sign-in message signed by the actor's wallet, sealed to the device. Raises as `Signing.siwe`."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agentkeys_runtime.descriptors import raise_descriptors
 from signer.adapters.committer import Committer
 from signer.adapters.database import Database, open_state, read_meta
+from signer.adapters.ledger import SqlLedger
 from signer.clock import SystemClock
 from signer.config import SignerConfig
 from signer.gate import Gate
@@ -25,6 +27,8 @@ from signer.prefork import Children, StopFlag
 from signer.vault import Vault
 
 _OTHERS: Final = 0o077
+#: Twice the connections that the port takes (`server`), so that the state file never goes without.
+DESCRIPTORS: Final = 8_192
 
 
 class StartError(Exception):
@@ -49,6 +53,7 @@ def serve(config: SignerConfig, unsealer: Unsealer, *, allow_software_k11: bool)
         Exception: whatever keeps the signer from starting; nothing was served then.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a failed start says one line, and that is ours
+    raise_descriptors(DESCRIPTORS)
     stop = StopFlag()
     stop.install()
     with only_signer_of(config), Keyring(Vault(config.vault).open(unsealer)) as keyring:
@@ -152,12 +157,14 @@ def _host_side(opened: Opened, database: Database, committer: Committer) -> Iter
     def facts() -> Mapping[str, object]:
         with database.reading() as conn:
             meta = read_meta(conn)
+            salts = SqlLedger(conn).salts_by_epoch()
         return {
             "registry_id": meta.registry_id,
             "k3_epoch": meta.k3_epoch,
             "incarnation": meta.incarnation,
             "processes": config.processes,
             "started_at": started_at,
+            "salts_by_epoch": salts,
         }
 
     actions = HostActions(keyring=opened.keyring, journal=committer, gate=opened.gate, facts=facts)

@@ -40,8 +40,10 @@ CREATE TABLE objects(
   issued INTEGER NOT NULL, current INTEGER NOT NULL DEFAULT 0, store BLOB, UNIQUE(owner, class, service)) STRICT;
 CREATE TABLE salts(
   object_id INTEGER NOT NULL, salt BLOB NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
-  store BLOB NOT NULL, expect BLOB,
+  store BLOB NOT NULL, expect BLOB, rewrap INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(object_id, salt)) STRICT, WITHOUT ROWID;
+-- Names that were deleted at any time, as SHA-256: a legacy envelope, for which no salt stands, brings none back.
+CREATE TABLE dropped(name BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 -- Which cap's cloud session holds an object of the object store, and until when; one row an object at most.
 CREATE TABLE holds(
@@ -56,6 +58,11 @@ CREATE TABLE rows(
   id INTEGER PRIMARY KEY, actor_id INTEGER NOT NULL, operator_id INTEGER NOT NULL, seq INTEGER NOT NULL,
   row BLOB NOT NULL, UNIQUE(actor_id, seq)) STRICT;
 CREATE INDEX rows_operator ON rows(operator_id);
+
+-- The last signed checkpoint, if any; `peaks` are the roots of the tree's complete subtrees.
+CREATE TABLE checkpoint(
+  id INTEGER PRIMARY KEY CHECK(id = 1), size INTEGER NOT NULL, root BLOB NOT NULL, peaks BLOB NOT NULL,
+  note BLOB NOT NULL) STRICT;
 
 CREATE TABLE journal(seq INTEGER PRIMARY KEY, line BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
 -- One row, rewritten by each commit: the head, and the newest time that this signer has seen.

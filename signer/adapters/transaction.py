@@ -16,7 +16,7 @@ from signer.adapters.ledger import SqlLedger
 from signer.holds import Hold
 from signer.journal import JournalLine, chain_hash
 from signer.keyring import Keyring
-from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef
+from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef, SignedCheckpoint
 
 _INSERT_ROWS: Final = "INSERT INTO rows(id, actor_id, operator_id, seq, row) VALUES "
 _INSERT_LINES: Final = "INSERT INTO journal(seq, line, hash) VALUES "
@@ -284,10 +284,12 @@ class _TxLedger(SqlLedger):
         _ = self._tx.conn  # the savepoint
         super().put_cap(record)
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
+    def add_salt(
+        self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None, rewrap: bool = False
+    ) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         _ = self._tx.conn
-        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect)
+        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect, rewrap=rewrap)
 
     def make_current(self, object_id: int, issued: IssuedSalt) -> None:
         """Make that store the current one, forget every older salt, and count the store as acknowledged."""
@@ -295,9 +297,14 @@ class _TxLedger(SqlLedger):
         super().make_current(object_id, issued)
 
     def drop(self, ref: ObjectRef) -> None:
-        """Close all salts of the object; it is listed no more."""
+        """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
         _ = self._tx.conn
         super().drop(ref)
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
+        _ = self._tx.conn
+        super().put_checkpoint(checkpoint)
 
     def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
         """Let that cap hold the object, whoever held it before."""

@@ -72,6 +72,31 @@ class SignerServicer:
         page = self._service.get_audit_rows(context.caller, request.cap, after=after, limit=request.limit)
         return pb.GetAuditRowsResponse(rows=page.rows, next=page.next)
 
+    def GetRowHashes(self, request: pb.GetRowHashesRequest, context: CallContext) -> pb.GetRowHashesResponse:
+        """Hashes of all rows in the order of writing."""
+        found = self._service.get_row_hashes(context.caller, after=request.after, limit=request.limit)
+        return pb.GetRowHashesResponse(
+            hashes=b"".join(found.hashes), total=found.total, checkpoint_size=found.checkpoint_size
+        )
+
+    def SignCheckpoint(self, request: pb.SignCheckpointRequest, context: CallContext) -> pb.SignCheckpointResponse:
+        """Signed note over the first rows of all chains."""
+        note = self._service.sign_checkpoint(
+            context.caller, size=request.tree_size, root=request.root, proof=tuple(request.consistency_proof)
+        )
+        return pb.SignCheckpointResponse(checkpoint=note)
+
+    def Rewrap(self, request: pb.RewrapRequest, context: CallContext) -> pb.RewrapResponse:
+        """Envelope of a held epoch, or a legacy one, under the current epoch."""
+        envelope = self._service.rewrap(
+            context.caller,
+            object_class=getattr(request, "class"),  # a keyword of this language
+            owner=request.owner,
+            service=request.service,
+            envelope=request.envelope,
+        )
+        return pb.RewrapResponse(envelope=envelope)
+
     def SignSiwe(self, request: pb.SignSiweRequest, context: CallContext) -> pb.SignSiweResponse:
         """Signature over a sign-in message."""
         found = self._service.sign_siwe(context.caller, request.cap, request.message)
@@ -114,7 +139,7 @@ class SignerServicer:
         """Refuse an RPC of the protocol that this version does not serve."""
         raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
 
-    SignCheckpoint = AttestEnrol = Rewrap = _not_yet
+    AttestEnrol = _not_yet
     DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agentkeys.signer.v1 import signer_pb2
+from agentkeys.signer.v1 import signer_pb2, signer_pb2_grpc
 from agentkeys_core.changes import Freeze
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.ops import Op
@@ -27,14 +27,28 @@ def test_derive_address_gives_an_address_and_nothing_else(town: Town) -> None:
     assert reason(lambda: town.signer("broker").derive_address(bytes(31), epoch=1)) == "invalid_omni"
 
 
-@pytest.mark.parametrize(("method", "part"), [("AttestEnrol", "broker"), ("Rewrap", "credentials")])
-def test_the_other_exceptions_are_not_open_yet(town: Town, method: str, part: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "part", "reason"),
+    [("AttestEnrol", "broker", "not_implemented"), ("Rewrap", "credentials", "invalid_body")],
+)
+def test_the_other_exceptions_have_their_callers(town: Town, method: str, part: str, reason: str) -> None:
     other = "credentials" if part == "broker" else "broker"
-    expected = {part: "not_implemented", other: "role_not_allowed", "daemon": "role_not_allowed"}
+    expected = {part: reason, other: "role_not_allowed", "daemon": "role_not_allowed"}
     for certificate, wanted in expected.items():
         with town.channel(certificate) as channel, pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(f"/agentkeys.signer.v1.Signer/{method}")(b"", timeout=5)
         assert from_rpc_error(caught.value).reason == wanted
+
+
+def test_rewrap_is_closed_until_the_host_opens_it(town: Town) -> None:
+    """An exception by intent: ciphertext in, ciphertext out, and no worker can open the window."""
+    request = signer_pb2.RewrapRequest(owner=bytes(32), service=OPENROUTER, envelope=bytes(200))
+    setattr(request, "class", signer_pb2.OBJECT_CLASS_CREDENTIALS)
+    members = [found.name for found in signer_pb2.RewrapResponse.DESCRIPTOR.fields]
+    assert members == ["envelope"], "no key"
+    with town.channel("credentials") as channel, pytest.raises(grpc.RpcError) as caught:
+        signer_pb2_grpc.SignerStub(channel).Rewrap(request, timeout=5)
+    assert from_rpc_error(caught.value).reason == "window_closed"
 
 
 def test_k11_is_asked_for_nothing_that_k10_did_not_sign(town: Town) -> None:

@@ -116,7 +116,7 @@ def test_k10_and_k11_are_verified_for_both_callers(signer: Any, user: Any) -> No
             assert stub(channel).VerifyK11Assertion(k11, timeout=10).valid
 
 
-NOT_YET = ["AttestEnrol", "SignCheckpoint", "Rewrap"]
+NOT_YET = ["AttestEnrol"]
 NOT_YET += ["DeriveCredKekBatch", "SignAuditRowBatch", "VerifyK10SigBatch"]
 
 
@@ -149,7 +149,7 @@ def test_messages_that_are_no_good_have_their_reasons(signer: Any) -> None:
         for data, reason in cases.items():
             found = refusal(lambda data=data: call(data, timeout=10)).reason
             assert found in {reason, Reason.NON_CANONICAL_CAP} if not data else found is reason
-        assert refusal(lambda: call(bytes(3 * 1024 * 1024), timeout=10)).reason is Reason.OVERLOADED
+        assert refusal(lambda: call(bytes(4 * 1024 * 1024), timeout=10)).reason is Reason.OVERLOADED
 
 
 def test_the_standard_services_answer(signer: Any) -> None:

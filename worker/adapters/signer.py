@@ -1,11 +1,14 @@
 """The signer over gRPC, asked with admitted requests only. What it answers is parsed here, once."""
 
+from collections.abc import Sequence
+
 from agentkeys_core.audit import AuditRow, OpResult
 from agentkeys_core.bodies import ListAnswer, ListedName
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.merkle import HASH_BYTES
 from agentkeys_runtime.signer_client import ReleasedKey, SignerClient
 from worker.admission import Admitted
-from worker.ports import CloudSession, ListPage, Release, RowPage
+from worker.ports import CloudSession, HashPage, ListPage, Release, RowPage
 
 
 class AdmittedSigner:
@@ -47,6 +50,24 @@ class AdmittedSigner:
         body = admitted.audit_page
         page = self._client.get_audit_rows(admitted.cap, after=body.after, limit=body.limit)
         return RowPage(rows=tuple(_row(row) for row in page.rows), next=page.next)
+
+
+class TreeSigner:
+    """Implements `worker.checkpoints.CheckpointSigner`."""
+
+    def __init__(self, client: SignerClient) -> None:
+        self._client = client
+
+    def row_hashes(self, *, after: int, limit: int) -> HashPage:
+        """See the port."""
+        found = self._client.row_hashes(after=after, limit=limit)
+        if any(len(each) != HASH_BYTES for each in found.hashes):
+            raise KeyServiceError(Reason.INTERNAL, "the signer's hashes are malformed")
+        return HashPage(hashes=found.hashes, total=found.total, checkpoint_size=found.checkpoint_size)
+
+    def sign_checkpoint(self, *, size: int, root: bytes, proof: Sequence[bytes]) -> bytes:
+        """See the port."""
+        return self._client.sign_checkpoint(size=size, root=root, proof=proof)
 
 
 def _release(found: ReleasedKey) -> Release:

@@ -31,6 +31,7 @@ from tests.conformance.backend.rewrap import Rewrapper
 from tests.conformance.backend.server import Door, serve
 from tests.conformance.backend.signer import Signer
 from tests.conformance.backend.sts import Sts, StsFacts
+from tests.conformance.backend.tree import Tree
 from tests.conformance.backend.verdicts import Verdicts
 from tests.conformance.backend.wallets import Host, Policy, Rule, Wallets
 
@@ -125,6 +126,7 @@ def build(config: Config, broken: set[str]) -> Built:
             broken=broken,
         ),
         rewrapper=rewrapper,
+        tree=Tree(keys, memory, operators.registry_id, broken),
         attester=Attester(keys, operators, _issuers(config), broken),
         sts=Sts(keys, None if config.sts is None else StsFacts(**config.sts)),
         broken=broken,

@@ -33,6 +33,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
             "SignAuditRowBatch",
             "ListObjects",
             "GetAuditRows",
+            "GetRowHashes",
             "SignCheckpoint",
             "Rewrap",
         ),

@@ -19,6 +19,7 @@ from tests.conformance.backend.peers import Peer
 from tests.conformance.backend.refused import refuse
 from tests.conformance.backend.rewrap import Rewrapper
 from tests.conformance.backend.sts import Sts
+from tests.conformance.backend.tree import Tree
 from tests.conformance.backend.verdicts import Verdicts
 from tests.conformance.backend.wallets import Wallets
 
@@ -41,6 +42,7 @@ class Signer:
         wallets: Wallets,
         attester: Attester,
         rewrapper: Rewrapper,
+        tree: Tree,
         sts: Sts,
         broken: Broken,
     ) -> None:
@@ -54,7 +56,9 @@ class Signer:
         self.VerifyK10Sig = verdicts.k10
         self.VerifyK11Assertion = verdicts.k11
         self.AttestEnrol = attester.attest
+        self.GetRowHashes = tree.hashes
         self.Rewrap = rewrapper.rewrap
+        self.SignCheckpoint = tree.sign
         self.SignSiwe = wallets.siwe
         self.SignTypedData = wallets.typed
         self.DeriveCredKekBatch = batch(self.DeriveCredKek, pb.DeriveCredKekBatchResponse, broken)

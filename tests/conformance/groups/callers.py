@@ -28,6 +28,7 @@ CALLERS: Final[Mapping[str, frozenset[str]]] = {
     "SignAuditRowBatch": WORKERS,
     "ListObjects": WORKERS,
     "GetAuditRows": WORKERS,
+    "GetRowHashes": WORKERS,
     "SignCheckpoint": WORKERS,
     "SignSiwe": frozenset({BROKER}),
     "SignTypedData": frozenset({BROKER}),

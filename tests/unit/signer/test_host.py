@@ -154,6 +154,7 @@ def test_status_tells_nothing_secret_and_is_journalled(state: Any) -> None:
         "sealed": False,
         "serving": True,
         "waiting_s": 0,
+        "rewrap_window_s": 0,
     }
     assert state.lines()[-1] == "status"
 
@@ -221,3 +222,41 @@ def test_a_reset_that_cannot_be_written_is_no_crash(state: Any) -> None:
 
 def test_the_wait_is_longer_than_any_request_lives() -> None:
     assert CLOCK_RESET_WAIT_S >= 300 + 60
+
+
+def test_a_rewrap_window_is_journalled_and_bounded(state: Any) -> None:
+    actions = state.actions()
+    assert actions.rewrap_window() == {"rewrap_window_s": 0}
+    assert actions.rewrap_window(minutes=240) == {"rewrap_window_s": 240 * 60}
+    assert actions.rewrap_window(minutes=1) == {"rewrap_window_s": 60}
+    state.gate.check_window()
+    assert actions.rewrap_window(minutes=0) == {"rewrap_window_s": 0}
+    assert state.lines()[1:] == ["rewrap-window-open", "rewrap-window-open", "rewrap-window-close"]
+    for minutes in (-1, 241, 10**9, 1.5, "1", True, [1]):
+        with pytest.raises(KeyServiceError) as caught:
+            actions.rewrap_window(minutes=minutes)
+        assert caught.value.reason is Reason.INVALID_BODY
+    assert state.gate.window_s == 0
+
+
+def test_a_window_that_cannot_be_journalled_stays_closed(state: Any) -> None:
+    actions = state.actions()
+    actions.rewrap_window(minutes=1)
+    state.committer.close()
+    assert actions.rewrap_window(minutes=0) == {"rewrap_window_s": 0}, "closing needs nobody's leave"
+    with pytest.raises(KeyServiceError) as caught:
+        actions.rewrap_window(minutes=1)
+    assert caught.value.reason is Reason.JOURNAL_UNAVAILABLE
+    assert state.gate.window_s == 0
+
+
+@pytest.mark.parametrize("arguments", [{"hours": 1}, {"minutes": 1, "hours": 1}, [1], None, "x"])
+def test_arguments_of_another_command_are_refused(serve: Any, arguments: Any) -> None:
+    def window(minutes: object = None) -> dict[str, object]:
+        return {"minutes": minutes}
+
+    path = serve({"window": window})
+    line = json.dumps({"arguments": arguments, "command": "window"}).encode() + b"\n"
+    assert raw(path, line) == {"ok": False, "reason": "invalid_body"}
+    assert ask_host(path, "window", minutes=3) == {"ok": True, "minutes": 3}
+    assert ask_host(path, "window") == {"ok": True, "minutes": None}

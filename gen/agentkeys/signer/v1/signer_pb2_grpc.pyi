@@ -50,6 +50,8 @@ class SignerStub:
     """Names that the actor's scope grants, from the signer's own inventory. Callers: worker of the op's class."""
     GetAuditRows: _grpc.UnaryUnaryMultiCallable[_signer_pb2.GetAuditRowsRequest, _signer_pb2.GetAuditRowsResponse]
     """Audit rows as signed. Callers: worker of class audit."""
+    GetRowHashes: _grpc.UnaryUnaryMultiCallable[_signer_pb2.GetRowHashesRequest, _signer_pb2.GetRowHashesResponse]
+    """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit."""
     SignCheckpoint: _grpc.UnaryUnaryMultiCallable[_signer_pb2.SignCheckpointRequest, _signer_pb2.SignCheckpointResponse]
     """Signed checkpoint of the Merkle tree over all rows. Callers: worker of class audit."""
     SignSiwe: _grpc.UnaryUnaryMultiCallable[_signer_pb2.SignSiweRequest, _signer_pb2.SignSiweResponse]
@@ -86,6 +88,8 @@ class SignerAsyncStub(SignerStub):
     """Names that the actor's scope grants, from the signer's own inventory. Callers: worker of the op's class."""
     GetAuditRows: _aio.UnaryUnaryMultiCallable[_signer_pb2.GetAuditRowsRequest, _signer_pb2.GetAuditRowsResponse]  # type: ignore[assignment]
     """Audit rows as signed. Callers: worker of class audit."""
+    GetRowHashes: _aio.UnaryUnaryMultiCallable[_signer_pb2.GetRowHashesRequest, _signer_pb2.GetRowHashesResponse]  # type: ignore[assignment]
+    """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit."""
     SignCheckpoint: _aio.UnaryUnaryMultiCallable[_signer_pb2.SignCheckpointRequest, _signer_pb2.SignCheckpointResponse]  # type: ignore[assignment]
     """Signed checkpoint of the Merkle tree over all rows. Callers: worker of class audit."""
     SignSiwe: _aio.UnaryUnaryMultiCallable[_signer_pb2.SignSiweRequest, _signer_pb2.SignSiweResponse]  # type: ignore[assignment]
@@ -155,6 +159,14 @@ class SignerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_signer_pb2.GetAuditRowsResponse, _abc.Awaitable[_signer_pb2.GetAuditRowsResponse]]:
         """Audit rows as signed. Callers: worker of class audit."""
+
+    @_abc_1.abstractmethod
+    def GetRowHashes(
+        self,
+        request: _signer_pb2.GetRowHashesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signer_pb2.GetRowHashesResponse, _abc.Awaitable[_signer_pb2.GetRowHashesResponse]]:
+        """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit."""
 
     @_abc_1.abstractmethod
     def SignCheckpoint(
