@@ -90,7 +90,8 @@ def authorise(
 
     Raises:
         KeyServiceError: in this order `device_unknown`, `device_revoked`, `actor_binding_mismatch`,
-            `device_role_missing`, `operator_frozen`, `service_not_in_scope`, `k11_required` or `k11_invalid`.
+            `device_role_missing`, `operator_frozen`, `policy_refused` for a class that was torn down,
+            `service_not_in_scope`, `k11_required` or `k11_invalid`.
     """
     request = cap.request
     device = None if operator is None else operator.devices.get(request.device)
@@ -101,11 +102,15 @@ def authorise(
     _check_binding(request, device, operator)
     if operator.frozen:
         raise KeyServiceError(Reason.OPERATOR_FROZEN)
+    owner = owner_of(request.rule, request.operator_omni, request.actor_omni)
+    object_class = request.rule.object_class
+    if object_class is not None and operator.is_torn_down(owner, object_class):
+        raise KeyServiceError(Reason.POLICY_REFUSED, "torn down")
     if _needs_grant(request, device) and not operator.grants(request.actor_omni, request.service.text):
         raise KeyServiceError(Reason.SERVICE_NOT_IN_SCOPE)
     return Authorised(
         device=device,
-        owner=owner_of(request.rule, request.operator_omni, request.actor_omni),
+        owner=owner,
         k11_verified=_check_k11(cap, operator, device, replacing=replacing, policy_asks=policy_asks),
     )
 

@@ -122,6 +122,11 @@ class SignerClient:
         request = pb.DeriveAddressRequest(omni=omni, epoch=epoch)
         return self._call(lambda timeout: self._stub.DeriveAddress(request, timeout=timeout)).address
 
+    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over an Enrol change (JSON), against evidence (JSON)."""
+        request = pb.AttestEnrolRequest(change=change, evidence=evidence)
+        return self._call(lambda timeout: self._stub.AttestEnrol(request, timeout=timeout)).signature
+
     def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
         """Address (20 bytes) and epoch of an actor's managed wallet."""
         request = pb.DeriveAddressRequest(omni=actor_omni, wallet=True)

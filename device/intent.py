@@ -6,9 +6,25 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agentkeys_core.caprequest import CapRequest
-from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, Pair, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.changes import (
+    AddAgent,
+    AddMaster,
+    Change,
+    Enrol,
+    Freeze,
+    Pair,
+    RevokeDevice,
+    RotateKey,
+    SetRoles,
+    SetScope,
+    SetThreshold,
+    Teardown,
+    Unfreeze,
+)
 from agentkeys_core.encoding import address_encode, hex_encode
-from agentkeys_core.ops import Op
+from agentkeys_core.ops import ObjectClass, Op
+from agentkeys_core.pairing import NO_K11
+from agentkeys_core.registry import Role
 
 _OPS: Final = {
     Op.CRED_STORE: "Store a credential",
@@ -73,11 +89,30 @@ def change_intent(change: Change, digest: bytes) -> Intent:
     return Intent(title=title, lines=tuple(lines), digest=digest)
 
 
+_ROLE_WORDS: Final = {
+    Role.CAP_MINT: "use credentials",
+    Role.RECOVERY: "let masters in and out",
+    Role.SCOPE_MGMT: "manage agents",
+}
+
+
+def role_words(roles: int) -> str:
+    """What a master with these role bits may do."""
+    return ", ".join(words for role, words in _ROLE_WORDS.items() if roles & role) or "nothing"
+
+
+def class_words(classes: int) -> str:
+    """The object classes of these bits."""
+    return " and ".join(entry.name.lower() for entry in ObjectClass if classes & entry)
+
+
 def _services(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PLR0911 - one return a type reads best
+def _described(  # noqa: C901, PLR0911, PLR0912 - one return a type reads best
+    change: Change,
+) -> tuple[str, list[tuple[str, str]]]:
     match change:
         case Enrol():
             return "Make this device the first master of a new tree", [
@@ -85,6 +120,24 @@ def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PL
                 ("device", address_encode(change.device)),
                 ("K11 key", hex_encode(change.k11_cred_id)),
             ]
+        case AddMaster():
+            return "Let a further master in", [
+                ("device", address_encode(change.device)),
+                ("K11 key", hex_encode(change.k11_cred_id)),
+                ("may", role_words(change.roles)),
+            ]
+        case SetRoles():
+            lines = [("device", hex_encode(change.device_key_hash)), ("may from now on", role_words(change.roles))]
+            return "Change what a master may do", lines
+        case SetThreshold():
+            lines = [("masters needed", str(change.threshold)), ("for", "letting masters in and out, roles, this")]
+            return "Change how many masters it takes", lines
+        case RotateKey():
+            lines = [("old key of", hex_encode(change.old_device_key_hash))]
+            return "Replace a master's device key", [*lines, ("new key", address_encode(change.new_device))]
+        case Teardown():
+            lines = [("refused for ever", f"every key of {class_words(change.classes)}"), ("way back", "none")]
+            return "Destroy stored data for ever", [*lines, ("owner", hex_encode(change.actor_omni))]
         case AddAgent():
             return "Let a new agent device in", [
                 ("agent", f"{change.label}, generation {change.generation}"),
@@ -103,6 +156,8 @@ def _described(change: Change) -> tuple[str, list[tuple[str, str]]]:  # noqa: PL
             return "End the freeze", []
         case Pair():
             lines = [("device", address_encode(change.device)), ("profile", hex_encode(change.profile_hash))]
+            if change.k11_cred_id != NO_K11:
+                lines.append(("as a master, K11 key", hex_encode(change.k11_cred_id)))
             return "Ask to join an operator", [*lines, ("offer ends", moment(change.expires_at))]
         case _:
             return f"Registry change {change.type}", [(name, str(value)) for name, value in change.to_message().items()]

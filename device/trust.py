@@ -7,7 +7,20 @@ from typing import Final
 from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
 from agentkeys_core.audit_envelope import intent_commitment
 from agentkeys_core.caprequest import CapRequest
-from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.changes import (
+    AddAgent,
+    AddMaster,
+    Change,
+    Enrol,
+    Freeze,
+    RevokeDevice,
+    RotateKey,
+    SetRoles,
+    SetScope,
+    SetThreshold,
+    Teardown,
+    Unfreeze,
+)
 from agentkeys_core.checkpoint import Checkpoint
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.hashes import sha256
@@ -21,7 +34,11 @@ KEYS_PATH: Final = "/.well-known/agentkeys-audit-jwks.json"
 
 _KINDS: Final[Mapping[type[Change], OpKind]] = {
     Enrol: OpKind.DEVICE_ADD,
+    AddMaster: OpKind.DEVICE_ADD,
     AddAgent: OpKind.DEVICE_ADD,
+    RotateKey: OpKind.K10_ROTATE,
+    SetRoles: OpKind.ROLES_OR_THRESHOLD,
+    SetThreshold: OpKind.ROLES_OR_THRESHOLD,
     RevokeDevice: OpKind.DEVICE_REVOKE,
     Freeze: OpKind.FREEZE,
     Unfreeze: OpKind.UNFREEZE,
@@ -170,6 +187,8 @@ def change_kind(change: Change) -> OpKind:
     """The kind of row that a registry writes for a change of this command."""
     if isinstance(change, SetScope):
         return OpKind.SCOPE_GRANT if change.grant else OpKind.SCOPE_REVOKE
+    if isinstance(change, Teardown):
+        return OpKind.CRED_TEARDOWN if change.classes & ObjectClass.CREDENTIALS else OpKind.MEMORY_TEARDOWN
     return _KINDS[type(change)]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.encoding import hex_decode
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import configure
@@ -161,6 +162,20 @@ def rewrap_window(
         raise ConfigError("--minutes opens the window and --close closes it")
     asked = {"minutes": 0} if close else {} if minutes is None else {"minutes": minutes}
     _print_facts(_asked(load_config(config, SignerConfig), "rewrap-window", **asked), as_json=as_json)
+
+
+@app.command(short_help="Undo a first bind by e-mail.")
+def annul(
+    config: ConfigOption,
+    operator: Annotated[str, typer.Argument(metavar="OMNI", help="The operator's omni, 64 hex digits.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Undo a first bind by e-mail that the wrong person made; refused once anything was released to it.
+
+    Its devices are revoked for ever, and the identity may bind again.
+    """
+    omni = hex_decode(operator.lower(), length=32, reason=Reason.INVALID_OMNI)
+    _print_facts(_asked(load_config(config, SignerConfig), "annul", operator=omni.hex()), as_json=as_json)
 
 
 @app.command(short_help="Write the profile that devices take; print its hash.")

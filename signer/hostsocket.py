@@ -116,8 +116,6 @@ class HostSocket:
             raise KeyServiceError(Reason.NOT_IMPLEMENTED, "no such command")
         if not isinstance(arguments, dict):
             raise KeyServiceError(Reason.INVALID_BODY, "arguments are no object")
-        if not arguments:
-            return handler()
         try:
             inspect.signature(handler).bind(**arguments)
         except TypeError as exc:

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final, cast
 
 from agentkeys_runtime import tls13  # noqa: F401 - before grpc is imported anywhere
@@ -14,16 +15,19 @@ from agentkeys_runtime import tls13  # noqa: F401 - before grpc is imported anyw
 # isort: split
 import grpc
 
+from agentkeys_core.eip712 import Domain
 from agentkeys_runtime.mtls import server_credentials
 from agentkeys_runtime.revocation import RevocationList
 from signer.adapters.committer import Committer
 from signer.adapters.database import free_bytes_of, open_state
 from signer.adapters.registry_embedded import EmbeddedRegistry
+from signer.attesting import Attesting
 from signer.config import SignerConfig
+from signer.evidence_check import VerifyToken, verifier
 from signer.gate import Gate
 from signer.keyring import Keyring
 from signer.limits import Limits, Rate
-from signer.policy import service_policy
+from signer.policy import evidence_policy, service_policy
 from signer.ports import Clock, StsExchange
 from signer.refusals import Refusals
 from signer.rpc.callers import Callers
@@ -86,14 +90,16 @@ class SignerServer:
         self._keyring = keyring
         self._gate = gate
         self._clock = clock
+        self._software_k11 = allow_software_k11
         self._health = Health()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="gate", daemon=True)
+        self._settler = threading.Thread(target=self._settle, name="settler", daemon=True)
         with ExitStack() as opening:
             self.database = open_state(config.database, keyring)
             opening.callback(self.database.close)
             self.committer = opening.enter_context(Committer(self.database, keyring, clock))
-            registry = EmbeddedRegistry(
+            registry = self._registry = EmbeddedRegistry(
                 self.database, self.committer, keyring, clock, allow_software_k11, seal_all=gate.seal
             )
             opening.callback(registry.close)
@@ -117,6 +123,7 @@ class SignerServer:
         self._server.start()
         self._health.set(serving=True)
         self._watcher.start()
+        self._settler.start()
         return port
 
     def stop(self) -> None:
@@ -125,6 +132,8 @@ class SignerServer:
         self._stopping.set()
         self._server.stop(STOP_GRACE_S).wait()
         self._open_calls.close()
+        if self._settler.is_alive():
+            self._settler.join()
         self._open.close()
         self._keyring.seal()
 
@@ -194,6 +203,18 @@ class SignerServer:
             refusals=refusals,
             sts=self._sts(),
             gate=self._gate,
+            attesting=self._attesting(registry),
+        )
+
+    def _attesting(self, registry: EmbeddedRegistry) -> Attesting:
+        policy = evidence_policy(self._config.evidence, _issuer_keys)
+        return Attesting(
+            keyring=self._keyring,
+            registry=registry,
+            clock=self._clock,
+            verify=verifier(policy),
+            domain=Domain.embedded(registry.status().registry_id),
+            allow_software_k11=self._software_k11,
         )
 
     def _sts(self) -> StsExchange | None:
@@ -212,3 +233,14 @@ class SignerServer:
                 self._keyring.seal()
                 self._health.set(serving=False)
                 return
+
+    def _settle(self) -> None:
+        """Carry out key rotations that are due; apart from `_watch`, since a seal must not wait for the disk."""
+        while not self._stopping.wait(_WATCH_S):
+            self._registry.settle()
+
+
+def _issuer_keys(path: Path) -> VerifyToken:
+    from signer.adapters.issuer_keys import JwksFile  # noqa: PLC0415  # a token library is memory that few signers need
+
+    return JwksFile(path).verify

@@ -17,6 +17,7 @@ from agentkeys_core.ops import Effect
 from agentkeys_runtime.identity import CallerIdentity
 from signer.acknowledgements import acknowledge, check_can_be_new, is_known
 from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
+from signer.attesting import Attesting
 from signer.checkpoints import Checkpoints, RowHashes
 from signer.gate import Gate
 from signer.keyring import Keyring
@@ -58,6 +59,7 @@ class SignerService:
         refusals: Refusals,
         sts: StsExchange | None = None,
         gate: Gate | None = None,
+        attesting: Attesting | None = None,
     ) -> None:
         self._keyring = keyring
         self._journalist = journalist
@@ -66,6 +68,7 @@ class SignerService:
         self._clock = clock
         self._limits = limits
         self._refusals = refusals
+        self._attesting = attesting
         self._admission = Admission(registry=registry, policy=policy, limits=limits, clock=clock, snapshot=snapshot)
         self._sessions = Sessions(
             keyring=keyring,
@@ -264,6 +267,15 @@ class SignerService:
             caller,
             "VerifyK11Assertion",
             lambda _: verify_k11(self._registry, assertion, challenge=expected_challenge),
+        )
+
+    def attest_enrol(self, caller: CallerIdentity, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over a first bind, against evidence. Raises as `Attesting.attest`."""
+        attesting = self._attesting
+        if attesting is None:
+            raise KeyServiceError(Reason.INVALID_EVIDENCE, "no evidence is taken here")
+        return self._call(
+            caller, "AttestEnrol", lambda attempt: attesting.attest(change, evidence, caller=attempt.name)
         )
 
     def _call(self, caller: CallerIdentity, method: str, work: Callable[[Attempt], T]) -> T:

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agentkeys_core.audit import AuditRow
+from agentkeys_core.encoding import hex_decode, hex_encode
+from agentkeys_core.errors import Reason
 from agentkeys_runtime.descriptors import raise_descriptors
 from signer.adapters.committer import Committer
 from signer.adapters.database import Database, open_state, read_meta
 from signer.adapters.ledger import SqlLedger
+from signer.adapters.registry_embedded import EmbeddedRegistry
 from signer.clock import SystemClock
 from signer.config import SignerConfig
 from signer.gate import Gate
@@ -168,12 +172,22 @@ def _host_side(opened: Opened, database: Database, committer: Committer) -> Iter
         }
 
     actions = HostActions(keyring=opened.keyring, journal=committer, gate=opened.gate, facts=facts)
-    host = HostSocket(config.host_socket, actions.handlers())
+    registry = EmbeddedRegistry(
+        database, committer, opened.keyring, SystemClock(), opened.allow_software_k11, seal_all=opened.gate.seal
+    )
+
+    def annul(operator: str) -> Mapping[str, object]:
+        omni = hex_decode(operator, length=32, reason=Reason.INVALID_OMNI)
+        row = AuditRow.parse(registry.annul(omni))
+        return {"operator_omni": hex_encode(omni), "row_hash": hex_encode(row.row_hash)}
+
+    host = HostSocket(config.host_socket, {**actions.handlers(), "annul": annul})
     try:
         yield host
     finally:
         host.close()
         actions.close()
+        registry.close()
 
 
 def _reserve(config: SignerConfig, *, shared: bool) -> socket.socket:

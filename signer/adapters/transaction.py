@@ -221,6 +221,16 @@ class Tx:
         _insert(self._conn, _INSERT_LINES, group.lines)
         _insert(self._conn, _INSERT_READS, group.reads.values(), _AFTER_READS)
 
+    def count_rows(self, operator: bytes) -> int:
+        """How many audit rows all chains of this operator have, with those that are not in the file yet."""
+        found = self._conn.execute("SELECT id FROM heads WHERE actor = ?", (operator,)).fetchone()
+        waiting = self._unit.chains.get(operator) or self._group.chains.get(operator)
+        chain_id = waiting.chain_id if waiting is not None else found[0] if found is not None else None
+        query = "SELECT count(*) FROM rows WHERE operator_id = ?"
+        written: tuple[int] = self._conn.execute(query, (chain_id,)).fetchone()
+        pending = [*self._group.rows.values(), *self._unit.rows.values()]
+        return written[0] + sum(row.operator_id == chain_id for row in pending)
+
     def pending_row(self, row_id: int) -> bytes | None:
         """A row that is not in the file yet."""
         found = self._unit.rows.get(row_id) or self._group.rows.get(row_id)

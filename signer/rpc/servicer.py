@@ -135,11 +135,15 @@ class SignerServicer:
         )
         return pb.VerifyK11AssertionResponse(valid=found.valid, reason=found.reason, sign_count=found.sign_count)
 
+    def AttestEnrol(self, request: pb.AttestEnrolRequest, context: CallContext) -> pb.AttestEnrolResponse:
+        """Initial wallet's signature over a first bind."""
+        signature = self._service.attest_enrol(context.caller, request.change, request.evidence)
+        return pb.AttestEnrolResponse(signature=signature)
+
     def _not_yet(self, _request: object, _context: CallContext) -> Never:
         """Refuse an RPC of the protocol that this version does not serve."""
         raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
 
-    AttestEnrol = _not_yet
     DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
 
 

@@ -81,6 +81,11 @@ class Registry:
             ],
             incarnation=self._operators.incarnation,
             k3_epoch=self._keys.current,
+            rotations=[
+                pb.PendingRotation(device_key_hash=key, new_address=address, due_at=due)
+                for key, (address, due) in sorted(operator.waiting.items())
+            ],
+            torn_down=[pb.TornDown(owner=owner, classes=bits) for owner, bits in sorted(operator.torn.items())],
         )
 
     def ApplyChange(self, asked: pb.ApplyChangeRequest, _peer: Peer) -> pb.ApplyChangeResponse:
@@ -150,6 +155,9 @@ def _device(operator: Operator, device: Device) -> pb.DeviceRecord:
         label=device.label,
         generation=device.generation,
         sign_count=device.sign_count,
+        evidence=device.evidence,
+        assurance=device.assurance,
+        counter_fell=device.counter_fell,
     )
     if device.k11 is not None:
         record.k11.CopyFrom(

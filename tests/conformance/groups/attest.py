@@ -105,6 +105,7 @@ def first_bind(site: Site) -> None:
     user.nonce = 1
     found = state(site, user)
     equal((found.wallet, found.wallet_epoch), (user.address, site.epoch), "wallet and its epoch")
+    equal([(device.evidence, device.assurance) for device in found.devices], [("oidc", "high")], "evidence")
     kept = store(site, user)
     equal(fetch(site, user, kept)().key, kept.released.key, "key")
 

@@ -20,7 +20,7 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.k11 import K11_ORIGIN, RP_ID_HASH
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.ops import Op
-from tests.conformance.cases import case, equal
+from tests.conformance.cases import case, equal, expect
 from tests.conformance.groups.objects import fetch, release, store
 from tests.conformance.groups.registry import CHANGE, change_of, state
 from tests.conformance.people import Device, Master, master
@@ -183,8 +183,12 @@ def rotate_without_old(site: Site) -> None:
     new = DeviceKey.generate()
     user.apply(rotation(user, new, new))
     fetch(site, user, kept)()
+    (waiting,) = state(site, user).rotations
+    equal((waiting.device_key_hash, waiting.new_address), (user.k10.key_hash, new.address), "what waits")
+    expect(abs(waiting.due_at - site.now - 72 * 3600) <= 5, "it waits for another time")
     equal(refused(site, user, new, kept), Reason.DEVICE_UNKNOWN.value, "the new key before its time")
-    user.apply(user.freezing())  # which cancels it
+    user.apply(user.freezing())
+    equal(len(state(site, user).rotations), 0, "rotations that a freeze left waiting")
 
 
 def refused(site: Site, user: Master, key: DeviceKey, kept: Any) -> str | None:
@@ -212,6 +216,8 @@ def teardown(site: Site) -> None:
     fetch(site, agent, credential)()
     kind, _ = change_of(site, user, user.apply(torn(user, user.operator, CREDENTIALS_BIT)))
     equal(kind, OpKind.CRED_TEARDOWN, "kind")
+    torn_down = {(entry.owner, entry.classes) for entry in state(site, user).torn_down}
+    equal(torn_down, {(agent.actor, MEMORY_BIT), (user.operator, CREDENTIALS_BIT)}, "torn down")
     for device in (user, agent):
         found = refusal_of(fetch(site, device, credential))
         equal(found and found.reason, Reason.POLICY_REFUSED.value, "the user's credentials")

@@ -76,6 +76,8 @@ def whole_state(site: Site) -> None:
     (first,) = [device for device in found.devices if device.tier == 1]
     (second,) = [device for device in found.devices if device.tier == 2]
     equal((first.roles, first.actor_omni, first.address), (7, user.operator, user.k10.address), "the master")
+    told = [(device.evidence, device.assurance, device.counter_fell) for device in (first, second)]
+    equal(told, [("wallet", "high", False), ("master", "high", False)], "evidence, assurance, counter")
     public = user.k11.public
     equal((first.k11.x, first.k11.credential_id_hash), (public.x, public.credential_id_hash), "its K11")
     named = (second.roles, second.actor_omni, second.label, second.generation, second.HasField("k11"))

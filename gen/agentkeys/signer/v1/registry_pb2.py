@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentkeys/signer/v1/registry.proto\x12\x13\x61gentkeys.signer.v1\"J\n\x0cRegistryHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0b\n\x03mac\x18\x03 \x01(\x0c\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"\x12\n\x10GetStatusRequest\"\x95\x01\n\x11GetStatusResponse\x12\x13\n\x0bregistry_id\x18\x01 \x01(\t\x12\x10\n\x08k3_epoch\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x13\n\x0bserver_time\x18\x04 \x01(\x03\x12/\n\x04head\x18\x05 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\"i\n\x0cK11PublicKey\x12\x1a\n\x12\x63redential_id_hash\x18\x01 \x01(\x0c\x12\t\n\x01x\x18\x02 \x01(\x0c\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x12\n\nrp_id_hash\x18\x04 \x01(\x0c\x12\x13\n\x0borigin_hash\x18\x05 \x01(\x0c\"\x8f\x02\n\x0c\x44\x65viceRecord\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x12\n\nactor_omni\x18\x03 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0c\x12\x0c\n\x04tier\x18\x05 \x01(\r\x12\r\n\x05roles\x18\x06 \x01(\r\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\x12\x15\n\rregistered_at\x18\x08 \x01(\x03\x12.\n\x03k11\x18\t \x01(\x0b\x32!.agentkeys.signer.v1.K11PublicKey\x12\r\n\x05label\x18\n \x01(\t\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\nsign_count\x18\x0c \x01(\r\"-\n\x05Scope\x12\x12\n\nactor_omni\x18\x01 \x01(\x0c\x12\x10\n\x08services\x18\x02 \x03(\t\"\x9c\x02\n\x0eOperatorRecord\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\x12\x0e\n\x06wallet\x18\x02 \x01(\x0c\x12\x14\n\x0cwallet_epoch\x18\x03 \x01(\r\x12\x0e\n\x06\x66rozen\x18\x04 \x01(\x08\x12\r\n\x05nonce\x18\x05 \x01(\x04\x12\x14\n\x0c\x66reeze_nonce\x18\x06 \x01(\x04\x12\x11\n\tthreshold\x18\x07 \x01(\r\x12\x32\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32!.agentkeys.signer.v1.DeviceRecord\x12*\n\x06scopes\x18\t \x03(\x0b\x32\x1a.agentkeys.signer.v1.Scope\x12\x13\n\x0bincarnation\x18\n \x01(\x04\x12\x10\n\x08k3_epoch\x18\x0b \x01(\r\"+\n\x12GetOperatorRequest\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\"+\n\x10GetDeviceRequest\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\"j\n\x10OperatorResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x35\n\x08operator\x18\x02 \x01(\x0b\x32#.agentkeys.signer.v1.OperatorRecord\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"$\n\x12\x41pplyChangeRequest\x12\x0e\n\x06\x63hange\x18\x01 \x01(\x0c\"\"\n\x13\x41pplyChangeResponse\x12\x0b\n\x03row\x18\x01 \x01(\x0c\"V\n\x13WatchChangesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x30\n\x05known\x18\x02 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\"\xa7\x01\n\x0b\x43hangeEvent\x12/\n\x04head\x18\x01 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\x12\x13\n\x0bserver_time\x18\x02 \x01(\x03\x12\x10\n\x08k3_epoch\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x1b.agentkeys.signer.v1.Change\"O\n\x06\x43hange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04type\x18\x04 \x01(\t2\xe0\x03\n\x08Registry\x12Z\n\tGetStatus\x12%.agentkeys.signer.v1.GetStatusRequest\x1a&.agentkeys.signer.v1.GetStatusResponse\x12]\n\x0bGetOperator\x12\'.agentkeys.signer.v1.GetOperatorRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12Y\n\tGetDevice\x12%.agentkeys.signer.v1.GetDeviceRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12`\n\x0b\x41pplyChange\x12\'.agentkeys.signer.v1.ApplyChangeRequest\x1a(.agentkeys.signer.v1.ApplyChangeResponse\x12\\\n\x0cWatchChanges\x12(.agentkeys.signer.v1.WatchChangesRequest\x1a .agentkeys.signer.v1.ChangeEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentkeys/signer/v1/registry.proto\x12\x13\x61gentkeys.signer.v1\"J\n\x0cRegistryHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0b\n\x03mac\x18\x03 \x01(\x0c\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"\x12\n\x10GetStatusRequest\"\x95\x01\n\x11GetStatusResponse\x12\x13\n\x0bregistry_id\x18\x01 \x01(\t\x12\x10\n\x08k3_epoch\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x13\n\x0bserver_time\x18\x04 \x01(\x03\x12/\n\x04head\x18\x05 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\"i\n\x0cK11PublicKey\x12\x1a\n\x12\x63redential_id_hash\x18\x01 \x01(\x0c\x12\t\n\x01x\x18\x02 \x01(\x0c\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x12\n\nrp_id_hash\x18\x04 \x01(\x0c\x12\x13\n\x0borigin_hash\x18\x05 \x01(\x0c\"\xca\x02\n\x0c\x44\x65viceRecord\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x12\n\nactor_omni\x18\x03 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0c\x12\x0c\n\x04tier\x18\x05 \x01(\r\x12\r\n\x05roles\x18\x06 \x01(\r\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\x12\x15\n\rregistered_at\x18\x08 \x01(\x03\x12.\n\x03k11\x18\t \x01(\x0b\x32!.agentkeys.signer.v1.K11PublicKey\x12\r\n\x05label\x18\n \x01(\t\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\nsign_count\x18\x0c \x01(\r\x12\x10\n\x08\x65vidence\x18\r \x01(\t\x12\x11\n\tassurance\x18\x0e \x01(\t\x12\x14\n\x0c\x63ounter_fell\x18\x0f \x01(\x08\"-\n\x05Scope\x12\x12\n\nactor_omni\x18\x01 \x01(\x0c\x12\x10\n\x08services\x18\x02 \x03(\t\"O\n\x0fPendingRotation\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\x12\x13\n\x0bnew_address\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64ue_at\x18\x03 \x01(\x03\"*\n\x08TornDown\x12\r\n\x05owner\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x02 \x01(\r\"\x87\x03\n\x0eOperatorRecord\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\x12\x0e\n\x06wallet\x18\x02 \x01(\x0c\x12\x14\n\x0cwallet_epoch\x18\x03 \x01(\r\x12\x0e\n\x06\x66rozen\x18\x04 \x01(\x08\x12\r\n\x05nonce\x18\x05 \x01(\x04\x12\x14\n\x0c\x66reeze_nonce\x18\x06 \x01(\x04\x12\x11\n\tthreshold\x18\x07 \x01(\r\x12\x32\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32!.agentkeys.signer.v1.DeviceRecord\x12*\n\x06scopes\x18\t \x03(\x0b\x32\x1a.agentkeys.signer.v1.Scope\x12\x13\n\x0bincarnation\x18\n \x01(\x04\x12\x10\n\x08k3_epoch\x18\x0b \x01(\r\x12\x37\n\trotations\x18\x10 \x03(\x0b\x32$.agentkeys.signer.v1.PendingRotation\x12\x30\n\ttorn_down\x18\x11 \x03(\x0b\x32\x1d.agentkeys.signer.v1.TornDown\"+\n\x12GetOperatorRequest\x12\x15\n\roperator_omni\x18\x01 \x01(\x0c\"+\n\x10GetDeviceRequest\x12\x17\n\x0f\x64\x65vice_key_hash\x18\x01 \x01(\x0c\"j\n\x10OperatorResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x35\n\x08operator\x18\x02 \x01(\x0b\x32#.agentkeys.signer.v1.OperatorRecord\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"$\n\x12\x41pplyChangeRequest\x12\x0e\n\x06\x63hange\x18\x01 \x01(\x0c\"\"\n\x13\x41pplyChangeResponse\x12\x0b\n\x03row\x18\x01 \x01(\x0c\"V\n\x13WatchChangesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x30\n\x05known\x18\x02 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\"\xa7\x01\n\x0b\x43hangeEvent\x12/\n\x04head\x18\x01 \x01(\x0b\x32!.agentkeys.signer.v1.RegistryHead\x12\x13\n\x0bserver_time\x18\x02 \x01(\x03\x12\x10\n\x08k3_epoch\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x1b.agentkeys.signer.v1.Change\"O\n\x06\x43hange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\roperator_omni\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04type\x18\x04 \x01(\t2\xe0\x03\n\x08Registry\x12Z\n\tGetStatus\x12%.agentkeys.signer.v1.GetStatusRequest\x1a&.agentkeys.signer.v1.GetStatusResponse\x12]\n\x0bGetOperator\x12\'.agentkeys.signer.v1.GetOperatorRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12Y\n\tGetDevice\x12%.agentkeys.signer.v1.GetDeviceRequest\x1a%.agentkeys.signer.v1.OperatorResponse\x12`\n\x0b\x41pplyChange\x12\'.agentkeys.signer.v1.ApplyChangeRequest\x1a(.agentkeys.signer.v1.ApplyChangeResponse\x12\\\n\x0cWatchChanges\x12(.agentkeys.signer.v1.WatchChangesRequest\x1a .agentkeys.signer.v1.ChangeEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,27 +40,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_K11PUBLICKEY']._serialized_start=307
   _globals['_K11PUBLICKEY']._serialized_end=412
   _globals['_DEVICERECORD']._serialized_start=415
-  _globals['_DEVICERECORD']._serialized_end=686
-  _globals['_SCOPE']._serialized_start=688
-  _globals['_SCOPE']._serialized_end=733
-  _globals['_OPERATORRECORD']._serialized_start=736
-  _globals['_OPERATORRECORD']._serialized_end=1020
-  _globals['_GETOPERATORREQUEST']._serialized_start=1022
-  _globals['_GETOPERATORREQUEST']._serialized_end=1065
-  _globals['_GETDEVICEREQUEST']._serialized_start=1067
-  _globals['_GETDEVICEREQUEST']._serialized_end=1110
-  _globals['_OPERATORRESPONSE']._serialized_start=1112
-  _globals['_OPERATORRESPONSE']._serialized_end=1218
-  _globals['_APPLYCHANGEREQUEST']._serialized_start=1220
-  _globals['_APPLYCHANGEREQUEST']._serialized_end=1256
-  _globals['_APPLYCHANGERESPONSE']._serialized_start=1258
-  _globals['_APPLYCHANGERESPONSE']._serialized_end=1292
-  _globals['_WATCHCHANGESREQUEST']._serialized_start=1294
-  _globals['_WATCHCHANGESREQUEST']._serialized_end=1380
-  _globals['_CHANGEEVENT']._serialized_start=1383
-  _globals['_CHANGEEVENT']._serialized_end=1550
-  _globals['_CHANGE']._serialized_start=1552
-  _globals['_CHANGE']._serialized_end=1631
-  _globals['_REGISTRY']._serialized_start=1634
-  _globals['_REGISTRY']._serialized_end=2114
+  _globals['_DEVICERECORD']._serialized_end=745
+  _globals['_SCOPE']._serialized_start=747
+  _globals['_SCOPE']._serialized_end=792
+  _globals['_PENDINGROTATION']._serialized_start=794
+  _globals['_PENDINGROTATION']._serialized_end=873
+  _globals['_TORNDOWN']._serialized_start=875
+  _globals['_TORNDOWN']._serialized_end=917
+  _globals['_OPERATORRECORD']._serialized_start=920
+  _globals['_OPERATORRECORD']._serialized_end=1311
+  _globals['_GETOPERATORREQUEST']._serialized_start=1313
+  _globals['_GETOPERATORREQUEST']._serialized_end=1356
+  _globals['_GETDEVICEREQUEST']._serialized_start=1358
+  _globals['_GETDEVICEREQUEST']._serialized_end=1401
+  _globals['_OPERATORRESPONSE']._serialized_start=1403
+  _globals['_OPERATORRESPONSE']._serialized_end=1509
+  _globals['_APPLYCHANGEREQUEST']._serialized_start=1511
+  _globals['_APPLYCHANGEREQUEST']._serialized_end=1547
+  _globals['_APPLYCHANGERESPONSE']._serialized_start=1549
+  _globals['_APPLYCHANGERESPONSE']._serialized_end=1583
+  _globals['_WATCHCHANGESREQUEST']._serialized_start=1585
+  _globals['_WATCHCHANGESREQUEST']._serialized_end=1671
+  _globals['_CHANGEEVENT']._serialized_start=1674
+  _globals['_CHANGEEVENT']._serialized_end=1841
+  _globals['_CHANGE']._serialized_start=1843
+  _globals['_CHANGE']._serialized_end=1922
+  _globals['_REGISTRY']._serialized_start=1925
+  _globals['_REGISTRY']._serialized_end=2405
 # @@protoc_insertion_point(module_scope)
