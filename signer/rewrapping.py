@@ -24,7 +24,7 @@ from signer.admission import Attempt
 from signer.gate import Gate
 from signer.journal import JournalLine, LineKind
 from signer.keyring import Keyring
-from signer.ledger import Journalist, ObjectRef, Transaction
+from signer.ledger import Journalist, ObjectRef, Snapshot, Transaction
 from signer.ports import RegistryReader
 from signer.releases import SALT_LENGTH
 from signer.versions import check_legacy, check_rewrap
@@ -49,9 +49,12 @@ class _Issued:
 class Rewrapping:
     """Re-wraps envelopes while the gate's window is open."""
 
-    def __init__(self, *, keyring: Keyring, journalist: Journalist, registry: RegistryReader, gate: Gate) -> None:
+    def __init__(
+        self, *, keyring: Keyring, journalist: Journalist, snapshot: Snapshot, registry: RegistryReader, gate: Gate
+    ) -> None:
         self._keyring = keyring
         self._journalist = journalist
+        self._snapshot = snapshot
         self._registry = registry
         self._gate = gate
 
@@ -59,8 +62,9 @@ class Rewrapping:
         """The envelope under the current epoch; one that is there already comes back as it is.
 
         Raises:
-            KeyServiceError: class_mismatch; window_closed; invalid_body, invalid_omni; then as wire.md opens an
-                envelope; version_not_current, operator_frozen (legacy), stale_epoch, too_large.
+            KeyServiceError: class_mismatch; window_closed; invalid_body, invalid_omni; policy_refused for a class that
+                was torn down; then as wire.md opens an envelope; version_not_current, operator_frozen (legacy),
+                stale_epoch, too_large.
         """
         kind = _class_of(attempt, object_class)
         self._gate.check_window()
@@ -68,6 +72,7 @@ class Rewrapping:
         if len(owner) != _OMNI_LENGTH:
             raise KeyServiceError(Reason.INVALID_OMNI, f"an omni has {_OMNI_LENGTH} bytes")
         ref = ObjectRef(owner=owner, object_class=kind, service=name.text)
+        self._refuse_torn_down(ref)
         if kind is ObjectClass.CREDENTIALS and envelope[:1] == bytes((legacy_envelope.VERSION,)):
             issued = self._legacy(attempt, ref, name, LegacyEnvelope.parse(envelope), sha256(envelope))
         else:
@@ -76,6 +81,14 @@ class Rewrapping:
                 return envelope
             issued = found
         return self._sealed(ref, name, issued)
+
+    def _refuse_torn_down(self, ref: ObjectRef) -> None:
+        """An owner's keys of a class that was torn down are refused for ever, here as well (design section 6)."""
+        with self._snapshot() as ledger:
+            found = ref.owner if ref.object_class is ObjectClass.CREDENTIALS else ledger.operator_of(ref.owner)
+        operator = None if found is None else self._registry.operator(found)
+        if operator is not None and operator.is_torn_down(ref.owner, ref.object_class):
+            raise KeyServiceError(Reason.POLICY_REFUSED, "torn down")
 
     def _present(self, attempt: Attempt, ref: ObjectRef, name: Service, data: bytes) -> _Issued | None:
         envelope = Envelope.parse(data)

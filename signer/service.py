@@ -79,7 +79,9 @@ class SignerService:
             exchange=sts,
         )
         self._checkpoints = Checkpoints(keyring=keyring, journalist=journalist, snapshot=snapshot, registry=registry)
-        self._rewrapping = Rewrapping(keyring=keyring, journalist=journalist, registry=registry, gate=gate or Gate())
+        self._rewrapping = Rewrapping(
+            keyring=keyring, journalist=journalist, snapshot=snapshot, registry=registry, gate=gate or Gate()
+        )
         self._signing = Signing(
             keyring=keyring,
             journalist=journalist,

@@ -161,7 +161,10 @@ def test_the_host_socket_takes_an_operator_for_the_command_that_is_about_one(tmp
         asked.append(operator)
         return {}
 
-    host = HostSocket(tmp_path / "host.sock", {"status": dict, "annul": annul})
+    def status() -> dict[str, object]:
+        return {}
+
+    host = HostSocket(tmp_path / "host.sock", {"status": status, "annul": annul})
     host.start()
     try:
         assert ask_host(tmp_path / "host.sock", "annul", operator="00" * 32)["ok"] is True

@@ -22,6 +22,10 @@ from signer.keyring import Keyring
 from tests.fakes.clock import StillClock
 
 
+def nothing() -> dict[str, object]:
+    return {}
+
+
 @pytest.fixture
 def serve(tmp_path: Any) -> Any:
     made = []
@@ -53,7 +57,7 @@ def test_answers_a_command(serve: Any) -> None:
 
 
 def test_only_its_own_account_is_answered(serve: Any, monkeypatch: Any) -> None:
-    path = serve({"status": dict})
+    path = serve({"status": nothing})
     monkeypatch.setattr("signer.hostsocket.os.geteuid", lambda: 12_345)
     if os.getuid() == 0:  # root may always ask
         assert ask_host(path, "status")["ok"]
@@ -79,7 +83,7 @@ def test_only_its_own_account_is_answered(serve: Any, monkeypatch: Any) -> None:
     ],
 )
 def test_bad_commands_have_a_reason(serve: Any, line: Any, reason: Any) -> None:
-    path = serve({"status": dict, "seal": dict})
+    path = serve({"status": nothing, "seal": nothing})
     assert raw(path, line) == {"ok": False, "reason": reason}
     assert ask_host(path, "status")["ok"]
 
@@ -94,14 +98,14 @@ def test_a_handler_that_breaks_says_nothing(serve: Any) -> None:
 def test_replaces_a_socket_that_a_killed_signer_left(serve: Any, tmp_path: Any) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "host.sock"))
-    assert ask_host(serve({"status": dict}), "status")["ok"]
+    assert ask_host(serve({"status": nothing}), "status")["ok"]
 
 
 def test_serves_from_folders_with_long_names(serve: Any, tmp_path: Any) -> None:
     folder = tmp_path / ("a" * 120)
     folder.mkdir()
     before = os.getcwd()
-    path = serve({"status": dict}, folder / "host.sock")
+    path = serve({"status": nothing}, folder / "host.sock")
     assert ask_host(path, "status")["ok"]
     assert os.getcwd() == before
 

@@ -212,6 +212,18 @@ def test_nothing_new_is_stored_for_a_frozen_operator(world):
     assert Envelope.parse(rewrap(world, envelope, "cred:other")).epoch == 2
 
 
+@pytest.mark.parametrize("name", [NAME, TRAVEL])
+def test_what_was_torn_down_is_not_rewrapped(world, name):
+    _, envelope, _ = stored(world, name)
+    world.advance()
+    owner, object_class = owner_of(world, name), CLASSES[name.partition(":")[0]][0]
+    world.registry.bend_operator(world.user.operator, torn_down={owner: 3 - object_class})
+    rewrap(world, envelope, name)
+    world.registry.bend_operator(world.user.operator, torn_down={owner: int(object_class)})
+    with refused("policy_refused"):
+        rewrap(world, envelope, name)
+
+
 def test_a_legacy_credential_becomes_no_memory(world):
     """Its class is not authenticated, and a memory is read with less."""
     for spelling in ("openrouter", "memory:openrouter"):
