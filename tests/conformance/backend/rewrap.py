@@ -53,6 +53,9 @@ class Rewrapper:
         if len(asked.owner) != 32:
             refuse(Reason.INVALID_OMNI)
         ref, data = (asked.owner, kind, asked.service), asked.envelope
+        operator = self._operators.of_actor(asked.owner)
+        if operator is not None and operator.torn.get(asked.owner, 0) & kind:
+            refuse(Reason.POLICY_REFUSED)
         if kind is ObjectClass.CREDENTIALS and data[:1] == b"\x04":
             return pb.RewrapResponse(envelope=self._legacy(ref, data))
         return pb.RewrapResponse(envelope=self._present(ref, data))

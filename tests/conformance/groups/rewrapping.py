@@ -14,6 +14,7 @@ from agentkeys_core.ops import ObjectClass, Op, Service
 from agentkeys_core.secret import Secret
 from tests.conformance import derived
 from tests.conformance.cases import Case, Steps, add, case, equal, expect
+from tests.conformance.groups.masters import torn
 from tests.conformance.groups.objects import Stored, acknowledge, delete, fetch, release, released, store
 from tests.conformance.groups.rows import listed, names, page
 from tests.conformance.people import Device, Master, master
@@ -192,6 +193,13 @@ def pending(site: Site) -> Callable[[], Any]:
     user = master(site)
     kept = store(site, user, done=False)
     return rewrap(site, user.operator, "cred:kept", envelope_of(kept, user.operator, "cred:kept"))
+
+
+@case(REWRAP, "an object of a class that was torn down", gives=Reason.POLICY_REFUSED, needs="rewrap_open")
+def torn_down(site: Site) -> Callable[[], Any]:
+    user, _, envelope = kept_by(site)
+    user.apply(torn(user, user.operator, int(ObjectClass.CREDENTIALS)))
+    return rewrap(site, user.operator, "cred:kept", envelope)
 
 
 def _bent(bend: Callable[[bytearray], object]) -> Steps:
