@@ -6,7 +6,7 @@ from typing import Final
 
 from agentkeys_core.captoken import Cap, CapRequest, UncosignedCap
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import address_of, device_key_hash
+from agentkeys_core.ids import device_of
 from agentkeys_core.k11 import cap_challenge, credential_id_hash
 from agentkeys_core.keys import ES256PublicKey, verify_secp256k1
 from agentkeys_core.ops import AUDIT_OWN, AUDIT_TREE, Effect, k11_required, owner_of
@@ -73,7 +73,7 @@ def verify_device_signature(cap: UncosignedCap) -> None:
     digest = k10_digest("cap", cap.request.raw)
     if not verify_secp256k1(cap.device_public_key, digest, cap.device_signature):
         raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID)
-    if device_key_hash(address_of(cap.device_public_key)) != cap.request.device:
+    if device_of(cap.device_public_key) != cap.request.device:
         raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID, "the key is another device's")
 
 

@@ -146,9 +146,7 @@ class SignerClient:
         """
         request = pb.DeriveCredKekRequest(cap=cap, epoch=epoch, salt=salt, expect=expect or b"")
         answer = self._call(lambda timeout: self._stub.DeriveCredKek(request, timeout=timeout))
-        return ReleasedKey(
-            key=answer.key, commitment=answer.commitment, salt=answer.salt, epoch=answer.epoch, row=answer.row
-        )
+        return released_key(answer)
 
     def sts_credentials(self, cap: bytes, *, role_arn: str) -> CloudSession:
         """A cloud session that opens what the cap names and nothing else."""
@@ -240,3 +238,10 @@ class SignerClient:
         )
         answer = self._call(lambda timeout: self._stub.VerifyK11Assertion(request, timeout=timeout))
         return K11Verdict(valid=answer.valid, reason=answer.reason, sign_count=answer.sign_count)
+
+
+def released_key(answer: pb.DeriveCredKekResponse) -> ReleasedKey:
+    """The answer of DeriveCredKek as a value."""
+    return ReleasedKey(
+        key=answer.key, commitment=answer.commitment, salt=answer.salt, epoch=answer.epoch, row=answer.row
+    )

@@ -173,7 +173,7 @@ class SignerConfig:
     signing_policy: Path | None = None
     reflection: bool = True
     processes: int = 1
-    threads: int = 8
+    threads: int = 16
 
     def __post_init__(self) -> None:
         match = _LISTEN.fullmatch(self.listen)

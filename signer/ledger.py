@@ -244,6 +244,13 @@ class Journalist(Protocol):
         """Raises what the unit raised, clock_behind or journal_unavailable."""
         ...
 
+    def run_all(self, units: Sequence[Callable[[Transaction], T]]) -> "list[T | Exception]":
+        """What each unit returned or raised, in order, once all of them went through one commit.
+
+        A unit that raises undoes itself alone; where the commit fails, every one of them has journal_unavailable.
+        """
+        ...
+
     def post(self, unit: Callable[[Transaction], object]) -> None:
         """Have the unit committed some time soon, without learning how it ended."""
         ...
@@ -251,3 +258,6 @@ class Journalist(Protocol):
 
 #: Opens a consistent snapshot for reading; raises journal_unavailable.
 Snapshot = Callable[[], AbstractContextManager[Inventory]]
+
+#: Opens the ledger for reads that need not be of one moment, since the unit looks again; raises journal_unavailable.
+Glance = Callable[[], AbstractContextManager[LedgerReader]]

@@ -35,15 +35,19 @@ class TokenBuckets:
 
     def allows(self, key: bytes | str) -> bool:
         """Take one token of `key`'s bucket; False when it is empty, and nothing was taken."""
+        return self.take(key, 1) == 1
+
+    def take(self, key: bytes | str, wanted: int) -> int:
+        """Take up to `wanted` tokens of `key`'s bucket; how many there were."""
         now = self._monotonic()
         with self._lock:
             tokens, since = self._buckets.pop(key, (self._rate.burst, now))
             tokens = min(self._rate.burst, tokens + max(0.0, now - since) * self._rate.per_s)
-            allowed = tokens >= 1.0
-            self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
+            taken = min(wanted, int(tokens))
+            self._buckets[key] = (tokens - taken, now)
             if len(self._buckets) > self._capacity:
                 self._buckets.popitem(last=False)
-        return allowed
+        return taken
 
     def charge(self, key: bytes | str) -> None:
         """Take one token of `key`'s bucket. Raises rate_limited when it is empty."""
@@ -82,6 +86,10 @@ class Limits:
     def charge_certificate(self, fingerprint: str) -> None:
         """Count one call of this certificate. Raises rate_limited."""
         self._certificates.charge(fingerprint)
+
+    def charge_certificate_for(self, fingerprint: str, calls: int) -> int:
+        """Count up to so many calls of this certificate at once; how many it may make."""
+        return self._certificates.take(fingerprint, calls)
 
     def charge_device(self, device_key_hash: bytes, cap_digest: bytes) -> None:
         """Count one request of this device, once, and only after its signature was verified. Raises rate_limited.

@@ -196,6 +196,7 @@ class SignerServer:
             keyring=self._keyring,
             journalist=self.committer,
             snapshot=self.database.snapshot,
+            glance=self.database.glance,
             registry=registry,
             clock=self._clock,
             policy=service_policy(self._config, registry_id=registry.status().registry_id),

@@ -19,6 +19,7 @@ from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.mtls import client_channel
 from agentkeys_runtime.registry_client import RegistryFollower
+from agentkeys_runtime.signer_batches import GatheringSignerClient
 from agentkeys_runtime.signer_client import SignerClient
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import Endpoint
@@ -73,7 +74,7 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
         follower = stack.enter_context(RegistryFollower(channel))
-        client = SignerClient(channel)
+        client = GatheringSignerClient(channel)
         operations = _operations(config, AdmittedSigner(client))
         stack.callback(channel.close)  # what still waits for the signer ends with it
         checkpoints = _checkpoints(config, client, stack)

@@ -18,7 +18,7 @@ from signer.adapters.ledger import SqlLedger
 from signer.adapters.registry_schema import SCHEMA as REGISTRY_SCHEMA
 from signer.journal import GENESIS, JournalLine, LineKind, chain_hash, check_head, sign_head
 from signer.keyring import Keyring
-from signer.ledger import Inventory
+from signer.ledger import Inventory, LedgerReader
 
 SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.5
@@ -133,7 +133,7 @@ class Database:
         if conn is None:
             conn = self.connect()
             conn.execute("PRAGMA query_only = ON")
-            conn.execute("PRAGMA cache_size = -512")  # KiB: one connection a thread; the system's cache holds the rest
+            conn.execute("PRAGMA cache_size = -256")  # KiB: one connection a thread; the system's cache holds the rest
             self._local.conn = conn
             with self._lock:
                 self._opened.append(conn)
@@ -158,6 +158,17 @@ class Database:
         with self.reading() as conn:
             yield SqlLedger(conn)
 
+    @contextmanager
+    def glance(self) -> Iterator[LedgerReader]:
+        """The ledger for reads that need not be of one moment: no transaction, so a third of the statements.
+
+        Raises as `reading`.
+        """
+        try:
+            yield SqlLedger(self.reader())
+        except sqlite3.Error as exc:
+            raise KeyServiceError(Reason.JOURNAL_UNAVAILABLE, "the state file cannot be read") from exc
+
     def close(self) -> None:
         """Close every reader that was handed out."""
         with self._lock:
@@ -170,7 +181,7 @@ class Database:
 def _configure(conn: sqlite3.Connection) -> None:
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("PRAGMA synchronous = FULL")  # a release may leave only once its record is on disk
-    conn.execute("PRAGMA cache_size = -8192")  # KiB
+    conn.execute("PRAGMA cache_size = -1024")  # KiB: the system's cache holds the rest
     conn.execute("PRAGMA wal_autocheckpoint = 2000")  # pages: rarer and longer checkpoints than the default
     conn.execute("PRAGMA temp_store = MEMORY")
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Never, Protocol, cast
 
@@ -47,6 +47,14 @@ class InFlight(Protocol):
 
     in_flight: int
 
+    def carrying(self, more: int, *, limit: int) -> AbstractContextManager[int]:
+        """Count up to `more` calls on top while the block runs, as many as `limit` in all allows; that number."""
+        ...
+
+
+Room = Callable[[int], AbstractContextManager[int]]
+"""Counts so many items as calls in flight while its block runs; gives for how many of them there is room."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardLimits:
@@ -60,13 +68,14 @@ class GuardLimits:
 
 
 class CallContext:
-    """What a servicer method sees of its call: gRPC's own context, and who calls."""
+    """What a servicer method sees of its call: gRPC's own context, who calls, and room for the items of a batch."""
 
-    __slots__ = ("_grpc", "caller")
+    __slots__ = ("_grpc", "caller", "room")
 
-    def __init__(self, context: grpc.ServicerContext, caller: CallerIdentity) -> None:
+    def __init__(self, context: grpc.ServicerContext, caller: CallerIdentity, room: Room) -> None:
         self._grpc = context
         self.caller = caller
+        self.room = room
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grpc, name)
@@ -155,7 +164,7 @@ class Guard:
                 request = self._open_calls.message(caller.fingerprint, context, messages)
                 message = _parsed(parse, request, size)
                 attempt.early = False
-                return call(message, CallContext(context, caller)).SerializeToString()
+                return call(message, CallContext(context, caller, self._room)).SerializeToString()
             raise AssertionError("a call that nobody waits for was ended by gRPC")
 
         return behaviour
@@ -174,11 +183,17 @@ class Guard:
                     else:
                         messages = _parsed(parse, _only(request), size)
                     attempt.early = False
-                    for answer in call(messages, CallContext(context, caller)):
+                    for answer in call(messages, CallContext(context, caller, self._room)):
                         self._still_served(path, caller)  # a stream outlives expiry, revocation and sealing
                         yield answer.SerializeToString()
 
         return behaviour
+
+    @contextmanager
+    def _room(self, items: int) -> Iterator[int]:
+        """The call itself stands for the first item."""
+        with self._calls.carrying(items - 1, limit=self._limits.max_in_flight) as more:
+            yield 1 + more
 
     def refuse_unknown(self, path: str, context: grpc.ServicerContext) -> Never:
         """Refuse a call of a method that is not served, be it that reflection is switched off."""

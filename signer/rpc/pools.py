@@ -2,8 +2,9 @@
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
@@ -11,8 +12,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class CountingPool(ThreadPoolExecutor):
-    """A ThreadPoolExecutor whose `in_flight` is the number of calls queued and running."""
+class Counted:
+    """`in_flight` is the number of calls queued and running, and of what they carry."""
+
+    _count_lock: threading.Lock
+    in_flight: int
+
+    @contextmanager
+    def carrying(self, more: int, *, limit: int) -> Iterator[int]:
+        """Count up to `more` calls on top while the block runs, as many as `limit` in all allows; that number."""
+        with self._count_lock:
+            taken = max(0, min(more, limit - self.in_flight))
+            self.in_flight += taken
+        try:
+            yield taken
+        finally:
+            with self._count_lock:
+                self.in_flight -= taken
+
+
+class CountingPool(Counted, ThreadPoolExecutor):
+    """A ThreadPoolExecutor that counts."""
 
     def __init__(self, threads: int, *, name: str) -> None:
         super().__init__(max_workers=threads, thread_name_prefix=name)
@@ -36,7 +56,7 @@ class CountingPool(ThreadPoolExecutor):
             self.in_flight -= 1
 
 
-class ElasticPool(Executor):
+class ElasticPool(Counted, Executor):
     """So many threads for work, and `spare` ones in the place of those that wait for a slow client.
 
     gRPC takes a thread from the pool before the request's message has arrived. Without spare threads, as many clients
@@ -45,7 +65,7 @@ class ElasticPool(Executor):
 
     def __init__(self, threads: int, *, name: str) -> None:
         self._base, self._spare, self._name = threads, 0, name
-        self._lock = threading.Lock()
+        self._lock = self._count_lock = threading.Lock()
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = self._idle = self._untaken = 0  # tasks are counted here: the queue's own size runs ahead
         self._numbers = itertools.count()

@@ -44,8 +44,16 @@ class Deployed:
             request = registry_pb2.ApplyChangeRequest(change=signed.encode())
             return registry_pb2_grpc.RegistryStub(channel).ApplyChange(request, timeout=10).row
 
-    def cap(self, op: Any, service: Any, *, touch: Any = False, body: Any = EMPTY_BODY) -> Any:
-        now = int(time.time())
+    def cap(
+        self,
+        op: Any,
+        service: Any,
+        *,
+        touch: Any = False,
+        body: Any = EMPTY_BODY,
+        issued_at: int | None = None,
+    ) -> Any:
+        now = int(time.time()) if issued_at is None else issued_at
         person = self.person
         body = secrets.token_bytes(9) if OPS[op].effect is Effect.WRITE else body
         request = CapRequest.compose(

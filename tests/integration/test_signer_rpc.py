@@ -1,6 +1,5 @@
 """The signer as a process: a user enrols, stores and fetches over gRPC, and every RPC stands behind the guard."""
 
-from functools import partial
 from typing import Any
 
 import grpc
@@ -114,21 +113,6 @@ def test_k10_and_k11_are_verified_for_both_callers(signer: Any, user: Any) -> No
             verdict = stub(channel).VerifyK10Sig(request, timeout=10)
             assert (verdict.valid, verdict.binding) == (True, user.person.device)
             assert stub(channel).VerifyK11Assertion(k11, timeout=10).valid
-
-
-NOT_YET: list[str] = []
-NOT_YET += ["DeriveCredKekBatch", "SignAuditRowBatch", "VerifyK10SigBatch"]
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_later_rpcs_are_unimplemented_behind_the_guard(signer: Any, name: Any) -> None:
-    request = getattr(signer_pb2, f"{name}Request")()
-    roles = {role.value for role in PERMISSIONS[f"/{SIGNER}/{name}"]}
-    for caller in ("broker", "worker", "daemon"):
-        with signer.channel(caller) as channel:
-            call = partial(getattr(stub(channel), name), request, timeout=10)
-            error = refusal(call)
-        assert error.reason is (Reason.NOT_IMPLEMENTED if caller in roles else Reason.ROLE_NOT_ALLOWED)
 
 
 @pytest.mark.parametrize("path", sorted(PERMISSIONS))

@@ -34,7 +34,7 @@ def test_paths_start_at_the_files_folder(tmp_path: Any) -> None:
     config = load(tmp_path)
     assert config.database == tmp_path / "state" / "state.db"
     assert config.vault == tmp_path / "v.bin"
-    assert (config.host, config.port, config.threads, config.processes) == ("127.0.0.1", 0, 8, 1)
+    assert (config.host, config.port, config.threads, config.processes) == ("127.0.0.1", 0, 16, 1)
     assert config.reflection
     assert not config.registry.allow_software_k11
 

@@ -348,7 +348,7 @@ def test_a_stream_checks_its_request(world: Any) -> None:
 
 def test_a_call_sees_grpcs_own_context(world: Any) -> None:
     grpc_context: Any = Context(BROKER)
-    context = CallContext(grpc_context, world.callers.identify(Context(BROKER).auth))
+    context = CallContext(grpc_context, world.callers.identify(Context(BROKER).auth), world.guard._room)
     assert context.is_active()
     assert name_of(None, Context(BROKER).auth) == name_of(None, Context(BROKER).auth) != name_of(None, Context().auth)
 

@@ -172,6 +172,7 @@ class World:
             keyring=self.keyring,
             journalist=journalist,
             snapshot=self.database.snapshot,
+            glance=self.database.glance,
             registry=registry,
             clock=self.clock,
             policy=ServicePolicy(
@@ -349,6 +350,11 @@ class Between:
         action, self._action = self._action, lambda: None
         action()
         return self._world.committer.run(unit)
+
+    def run_all(self, units):
+        action, self._action = self._action, lambda: None
+        action()
+        return self._world.committer.run_all(units)
 
 
 def row_of(data: bytes, world: "World") -> tuple[AuditRow, AuditEnvelope]:

@@ -224,7 +224,12 @@ class SignerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeriveCredKekBatch(self, request, context):
-        """Batches: up to 256 items of 64 KiB, 1 MiB in all; each item is authorised, charged and answered by itself, in order.
+        """Batches: 1 to 256 items of at most 64 KiB each and 1 MiB in all; callers as of the single RPC. The response has exactly one
+        Item for each item of the request, in its order. Each item is authorised, charged and recorded as the single call would be,
+        and one that is refused changes nothing for the others: it has `error` where they have `response`, and the RPC itself ends
+        well. Only a message that is no batch fails as a whole: `invalid_encoding` (no item), `too_large` (too many items, or too
+        large in all), `unknown_fields` (also inside one item). What all items write is committed together; where that fails, each
+        of them has `journal_unavailable`, and none was released.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
