@@ -91,8 +91,8 @@ class Signing:
         """The wallet of an actor. It releases no secret and needs no cap.
 
         Raises:
-            KeyServiceError: invalid_omni, actor_binding_mismatch for an actor that is not registered, policy_refused for one
-                with a wallet of its own, epoch_not_held, sealed.
+            KeyServiceError: invalid_omni, actor_binding_mismatch for an actor that is not registered, policy_refused
+                for one with a wallet of its own, epoch_not_held, sealed.
         """
         if len(actor_omni) != OMNI_BYTES:
             raise KeyServiceError(Reason.INVALID_OMNI, f"an omni has {OMNI_BYTES} bytes")
