@@ -27,7 +27,10 @@ def test_notices(target: Any, name: Any) -> None:
     wanted = set(BREAKAGES[name])
     assert wanted <= CASES.keys()
     # The cases that must notice, and a few that have nothing to do with it: the suite does not cry wolf.
-    chosen = [*(CASES[case] for case in sorted(wanted)), *selected(["VerifyK11Assertion/registered", "GetStatus/names"])]
+    chosen = [
+        *(CASES[case] for case in sorted(wanted)),
+        *selected(["VerifyK11Assertion/registered", "GetStatus/names"]),
+    ]
     target.breaking(name)
     with Site(target.address, Manifest.load(target.folder)) as site:
         verdicts = run(site, chosen)
