@@ -62,7 +62,7 @@ class VersionRule(RuleBasedStateMachine):
             if other.service == store.service and other.number < store.number:
                 other.closed = True
 
-    def ended(self, store):
+    def ended(self, store: Issued) -> None:
         if self.under_way[store.service] is store:
             self.under_way[store.service] = None
 
