@@ -162,12 +162,16 @@ def _keep_reads_out(tx: Transaction, ref: ObjectRef, digest: bytes) -> None:
     Without a session the worker's own lock keeps other stores out; a hold that stands there is of a store whose worker
     died, unless a session made it.
     """
-    holder = tx.ledger.hold(ref)
-    if holder is not None and holder.digest != digest and tx.at < holder.until:
-        known = tx.ledger.cap(holder.digest)
-        if known is not None and Burn.STS_CREDENTIALS in known.burned:
-            return
+    hold = tx.ledger.hold(ref)
+    if hold is not None and hold.digest != digest and tx.at < hold.until and _made_by_session(tx.ledger, hold):
+        return
     tx.ledger.put_hold(ref, Hold(digest=digest, until=tx.at + HOLD_S))
+
+
+def _made_by_session(ledger: LedgerReader, hold: Hold) -> bool:
+    """Whether the hold keeps other sessions out; that of a store without one keeps out reads alone."""
+    known = ledger.cap(hold.digest)
+    return known is not None and Burn.STS_CREDENTIALS in known.burned
 
 
 def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:
@@ -211,7 +215,9 @@ def check_session(ledger: LedgerReader, request: CapRequest, ref: ObjectRef, *, 
     else:
         final = request.rule.effect is Effect.WRITE
         known = check_unburned(ledger, request.digest, Burn.STS_CREDENTIALS, final=final)
-    check_free(ledger.hold(ref), request.digest, now=now)
+    hold = ledger.hold(ref)
+    if hold is not None and _made_by_session(ledger, hold):
+        check_free(hold, request.digest, now=now)
     return known
 
 

@@ -179,6 +179,11 @@ def test_nor_where_the_worker_has_a_lock_of_its_own_and_no_session(world: World)
     assert current(world) == digest_of(under_way)
 
 
+def test_a_store_without_a_session_keeps_no_session_out(world: World) -> None:
+    world.derive(world.cap(Op.CRED_STORE, NAME))
+    session(world, world.cap(Op.CRED_STORE, NAME))
+
+
 def test_a_store_without_a_session_that_died_keeps_reads_out_for_a_while_only(world: World) -> None:
     written = world.cap(Op.CRED_STORE, NAME)
     version = world.derive(written)
