@@ -5,7 +5,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ from agentkeys_core.webauthn_check import verify_assertion
 from certs.ca import Authority
 from certs.profiles import LeafNames
 from certs.profiles import Role as LeafRole
+from tests.unit.device.broker_identity import BrokerIdentity
 from tests.unit.device.https import Reply, https_server
 from tests.unit.device.ledger import Ledger
 
@@ -88,6 +89,7 @@ class Deployment:
     words: str | None = "the usual ones"
     stored_row: Callable[[AuditRow], AuditRow] | None = None
     released: tuple[int, bytes | None] | None = None
+    opened: BrokerIdentity | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -105,6 +107,12 @@ class Deployment:
                 WorkerClass.MEMORY: origin["credentials"],
             },
         )
+
+    @property
+    def identity(self) -> BrokerIdentity:
+        """The broker's sessions and pairing."""
+        assert self.opened is not None
+        return self.opened
 
     def context(self, role: LeafRole, worker: WorkerClass | None = None) -> ssl.SSLContext:
         """A server context with a fresh leaf of that role."""
@@ -340,7 +348,7 @@ class Deployment:
             self.tamper(answer)
         return 200, answer
 
-    def answer(self, part: str, method: str, path: str, body: bytes) -> Reply:
+    def answer(self, part: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         with self.lock:
             self.seen.append((part, path))
             hook = self.hooks.get((part, path))
@@ -349,6 +357,8 @@ class Deployment:
             try:
                 if path == "/.well-known/agentkeys-audit-jwks.json":
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
+                if part == "broker" and path.startswith(("/v1/session", "/v1/pairings")):
+                    return self.identity.answer(method, path, body, headers)
                 if method == "GET":
                     return self.read(bytes.fromhex(path.rpartition("/")[2]))
                 posts = {
@@ -386,8 +396,12 @@ def running(root: Path, authority: Authority) -> Iterator[Deployment]:
     with ExitStack() as stack:
         for name, (role, worker) in PARTS.items():
 
-            def answer(method: str, path: str, body: bytes, name: str = name) -> Reply:
-                return made.answer(name, method, path, body)
+            def answer(method: str, path: str, body: bytes, headers: Mapping[str, str], name: str = name) -> Reply:
+                return made.answer(name, method, path, body, headers)
 
             made.ports[name] = stack.enter_context(https_server(made.context(role, worker), answer))
+        made.opened = BrokerIdentity(
+            root / "broker-state", origin=made.profile.broker, states=made.states, registry_id=REGISTRY_ID
+        )
+        stack.callback(made.identity.close)
         yield made
