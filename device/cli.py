@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, cred, devices, setup, sign
+from device.commands import agent, audit, cred, devices, pair, setup, sign
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -44,7 +44,7 @@ def _options(
 
 
 app.command("init")(setup.init)
-app.command("pair", short_help="On an agent's machine: write an offer for a master to accept.")(setup.pair)
+app.command("pair", short_help="On an agent's machine: make its key, and have a master let it in.")(pair.pair)
 app.command("whoami", short_help="Show this device, and what the registry holds of it.")(setup.whoami)
 app.add_typer(cred.app, name="cred")
 app.add_typer(sign.wallet_app, name="wallet")

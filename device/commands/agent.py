@@ -1,4 +1,4 @@
-"""`agent add | list`, `scope set`."""
+"""`agent add | approve | list`, `scope set`."""
 
 import hmac
 from pathlib import Path
@@ -13,6 +13,9 @@ from device.commands.context import device_json, opened, receipt_json
 from device.errors import DeviceError, Trouble
 from device.home import read_public_file
 from device.pairing import MAX_OFFER_BYTES, Offer, shown
+from device.pairing_desk import Claimed, MasterSide, fingerprint
+from device.pairing_link import SCHEME, PairingLink
+from device.session import Device
 from device.setting_up import hex_argument
 from device.show import Show
 
@@ -21,23 +24,35 @@ scope_app = typer.Typer(no_args_is_help=True, help="What an agent may use.")
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", metavar="SERVICE", help="For example cred:openrouter; repeatable.")
 ]
+GenerationOption = Annotated[
+    int, typer.Option("--generation", help="Another number makes another actor of the same label.")
+]
+PairingHashOption = Annotated[
+    str | None,
+    typer.Option("--pairing-hash", metavar="HEX", help="What the agent's machine showed; otherwise you are asked."),
+]
 
 
-def _compare(show: Show, offer: Offer, told: str | None) -> None:
+def _hash_argument(told: str | None) -> bytes | None:
+    if told is None:
+        return None
+    return hex_argument(told.replace(" ", ""), "--pairing-hash", length=PAIRING_HASH_BYTES)
+
+
+def _compare(show: Show, found: bytes, expected: bytes | None) -> None:
     """Have the pairing hash compared: with --pairing-hash by us, else by the person.
 
     Raises:
         DeviceError: `pairing_hash_mismatch`, `declined` or `usage`.
     """
-    if told is not None:
-        expected = hex_argument(told.replace(" ", ""), "--pairing-hash", length=PAIRING_HASH_BYTES)
-        if not hmac.compare_digest(offer.hash, expected):
-            detail = f"this offer's hash is {shown(offer.hash)}: it was not made on that machine"
+    if expected is not None:
+        if not hmac.compare_digest(found, expected):
+            detail = f"the hash here is {shown(found)}: that key was not made on that machine"
             raise DeviceError(Trouble.PAIRING_HASH_MISMATCH, detail)
         return
-    show.warn(f"pairing hash: {shown(offer.hash)}")
-    # --yes does not answer this one: it is the only thing that ties the file to the machine.
-    Show(as_json=show.as_json).confirm(
+    show.warn(f"pairing hash: {shown(found)}")
+    # --yes does not answer this one: it is the only thing that ties the key to the machine.
+    show.person_asked().confirm(
         "Does the agent's machine show the very same pairing hash?", instead="give --pairing-hash HEX as shown there"
     )
 
@@ -49,23 +64,75 @@ def add_command(
     *,
     label: Annotated[str, typer.Option("--label", help="1 to 32 of a-z, 0-9 and -.")],
     services: ServicesOption = None,
-    generation: Annotated[
-        int, typer.Option("--generation", help="Another number makes another actor of the same label.")
-    ] = 0,
-    pairing_hash: Annotated[
-        str | None,
-        typer.Option("--pairing-hash", metavar="HEX", help="What the agent's machine showed; otherwise you are asked."),
-    ] = None,
+    generation: GenerationOption = 0,
+    pairing_hash: PairingHashOption = None,
 ) -> None:
     """Let a paired device in as an agent with these services. Needs K11."""
     offer = Offer.parse(read_public_file(file, limit=MAX_OFFER_BYTES))
     names = checked_services(services or ())
     with opened(context) as device:
         offer.check(device)
-        _compare(device.show, offer, pairing_hash)
-        receipt = add_agent(device, offer, label=label, generation=generation, services=names)
-        data = {**receipt_json(receipt), "generation": generation, "label": label, "services": list(names)}
-        device.show.result(data, [f"added {label}/{generation}, row {receipt.row.seq}"])
+        _compare(device.show, offer.hash, _hash_argument(pairing_hash))
+        _let_in(device, offer, label=label, generation=generation, services=names)
+
+
+def _let_in(device: Device, offer: Offer, *, label: str, generation: int, services: tuple[str, ...]) -> None:
+    receipt = add_agent(device, offer, label=label, generation=generation, services=services)
+    data = {**receipt_json(receipt), "generation": generation, "label": label, "services": list(services)}
+    device.show.result(data, [f"added {label}/{generation}, row {receipt.row.seq}"])
+
+
+@app.command("approve", short_help="Let a machine in by the code that it shows. Needs K11.")
+def approve_command(
+    context: typer.Context,
+    code: Annotated[
+        str, typer.Argument(metavar="CODE", help="What agentkeys pair shows there, or its QR code's text.")
+    ],
+    *,
+    label: Annotated[
+        str | None, typer.Option("--label", help="1 to 32 of a-z, 0-9 and -; otherwise what the machine asked for.")
+    ] = None,
+    services: ServicesOption = None,
+    generation: GenerationOption = 0,
+    pairing_hash: PairingHashOption = None,
+) -> None:
+    """Let a machine in as an agent by the code that it shows, after its pairing hash was compared. Needs K11."""
+    names = None if services is None else checked_services(services)
+    expected = _hash_argument(pairing_hash)
+    link = PairingLink.parse(code) if code.strip().startswith(SCHEME) else None
+    if link is not None and expected is not None:
+        raise DeviceError(Trouble.USAGE, "the QR code's text holds the pairing hash already")
+    with opened(context) as device:
+        if link is not None:
+            if link.broker != device.profile.broker:
+                raise DeviceError(Trouble.PAIR_INVALID, "its machine asks at another broker than this one")
+            code, expected = link.code, link.hash
+        master = MasterSide(device)
+        claimed = master.claim(code)
+        _compare(device.show, claimed.hash, expected)
+        chosen, granted = _chosen(device.show, claimed, label, names)
+        device.show.warn(f"this operator: {fingerprint(device.identity().operator_omni)}; confirm it on that machine")
+        offer = master.offer(claimed)
+        _let_in(device, offer, label=chosen, generation=generation, services=granted)
+
+
+def _chosen(
+    show: Show, claimed: Claimed, label: str | None, services: tuple[str, ...] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Return label and services: as given here, else as the machine is said to ask for, if the person agrees.
+
+    Raises:
+        DeviceError: `usage` where there is no label, or nobody can be asked; `declined`.
+    """
+    chosen = claimed.label if label is None else label
+    granted = claimed.services if services is None else services
+    if chosen is None:
+        raise DeviceError(Trouble.USAGE, "the machine proposes no label; give --label")
+    if label is None or (services is None and granted):
+        show.warn(f"asked for: {chosen}, which may use {', '.join(granted) or 'nothing'}")
+        # --yes does not answer this one either: a broker could have written it.
+        show.person_asked().confirm("Is that what this agent shall have?", instead="give --label and --service")
+    return chosen, granted
 
 
 @app.command("list")

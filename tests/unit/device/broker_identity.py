@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.profile import Profile
 from agentkeys_core.registry import OperatorState
 from agentkeys_runtime.registry_client import RegistryStatus
 from agentkeys_runtime.web.app import create_app
@@ -88,5 +90,16 @@ class BrokerIdentity:
         return found.status_code, json.loads(json.dumps(told))
 
     def close(self) -> None:
+        """End its threads and close its store."""
         self._client.close()
         self._engine.dispose()
+
+
+@contextmanager
+def broker_identity(folder: Path, profile: Profile, states: Mapping[bytes, OperatorState]) -> Iterator[BrokerIdentity]:
+    """The broker of a profile."""
+    made = BrokerIdentity(folder, origin=profile.broker, states=states, registry_id=profile.aud)
+    try:
+        yield made
+    finally:
+        made.close()

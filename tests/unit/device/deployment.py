@@ -52,7 +52,7 @@ from agentkeys_core.webauthn_check import verify_assertion
 from certs.ca import Authority
 from certs.profiles import LeafNames
 from certs.profiles import Role as LeafRole
-from tests.unit.device.broker_identity import BrokerIdentity
+from tests.unit.device.broker_identity import BrokerIdentity, broker_identity
 from tests.unit.device.https import Reply, https_server
 from tests.unit.device.ledger import Ledger
 
@@ -89,7 +89,7 @@ class Deployment:
     words: str | None = "the usual ones"
     stored_row: Callable[[AuditRow], AuditRow] | None = None
     released: tuple[int, bytes | None] | None = None
-    opened: BrokerIdentity | None = None
+    identity: BrokerIdentity = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -107,12 +107,6 @@ class Deployment:
                 WorkerClass.MEMORY: origin["credentials"],
             },
         )
-
-    @property
-    def identity(self) -> BrokerIdentity:
-        """The broker's sessions and pairing."""
-        assert self.opened is not None
-        return self.opened
 
     def context(self, role: LeafRole, worker: WorkerClass | None = None) -> ssl.SSLContext:
         """A server context with a fresh leaf of that role."""
@@ -400,8 +394,5 @@ def running(root: Path, authority: Authority) -> Iterator[Deployment]:
                 return made.answer(name, method, path, body, headers)
 
             made.ports[name] = stack.enter_context(https_server(made.context(role, worker), answer))
-        made.opened = BrokerIdentity(
-            root / "broker-state", origin=made.profile.broker, states=made.states, registry_id=REGISTRY_ID
-        )
-        stack.callback(made.identity.close)
+        made.identity = stack.enter_context(broker_identity(root / "broker-state", made.profile, made.states))
         yield made
