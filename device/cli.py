@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, cred, devices, pair, setup, sign
+from device.commands import agent, audit, console, cred, devices, pair, setup, sign
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -55,6 +55,7 @@ app.add_typer(devices.app, name="device")
 app.command("freeze", short_help="Stop everything of this operator at once; without K11.")(devices.freeze_command)
 app.command("unfreeze")(devices.unfreeze_command)
 app.add_typer(audit.app, name="audit")
+app.command("console", short_help="This master's own pages, on localhost.")(console.console)
 
 
 def _globals_first(args: Sequence[str]) -> list[str]:

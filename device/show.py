@@ -60,6 +60,13 @@ class Show:
         self._err.print("Open this page in your browser to approve with K11:")
         self._err.print(escape(address), soft_wrap=True)
 
+    def console_page(self, address: str) -> None:
+        """Ask the person to open the console; its address opens everything, so it is shown here and in no argv."""
+        self._err.print(
+            "Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:"
+        )
+        self._err.print(escape(address), soft_wrap=True)
+
     def pairing(self, code: str, pairing: str, link: str) -> None:
         """Show what a person carries to a master; shown in every mode, since nothing goes on without it."""
         self.code(link)

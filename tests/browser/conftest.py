@@ -4,6 +4,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.fakes.browser import chromium
+from tests.unit.device.conftest import agent, authority, deployment, master, person
+
+__all__ = ["agent", "authority", "deployment", "master", "person"]  # a small deployment, for the console
 
 
 @pytest.fixture(scope="module")
