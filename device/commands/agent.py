@@ -1,22 +1,20 @@
 """`agent add | approve | list`, `scope set`."""
 
-import hmac
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentkeys_core.encoding import hex_encode
-from agentkeys_core.pairing import PAIRING_HASH_BYTES
 from device.agents import actor_named, add_agent, agents_of, checked_services, set_scope, state_now
+from device.commands.comparing import compare_hash, pairing_hash_argument
 from device.commands.context import device_json, opened, receipt_json
 from device.errors import DeviceError, Trouble
 from device.home import read_public_file
-from device.pairing import MAX_OFFER_BYTES, Offer, shown
+from device.pairing import MAX_OFFER_BYTES, Offer
 from device.pairing_desk import Claimed, MasterSide, fingerprint
 from device.pairing_link import SCHEME, PairingLink
 from device.session import Device
-from device.setting_up import hex_argument
 from device.show import Show
 
 app = typer.Typer(no_args_is_help=True, help="Agents: devices that act for themselves, inside a scope.")
@@ -31,30 +29,6 @@ PairingHashOption = Annotated[
     str | None,
     typer.Option("--pairing-hash", metavar="HEX", help="What the agent's machine showed; otherwise you are asked."),
 ]
-
-
-def _hash_argument(told: str | None) -> bytes | None:
-    if told is None:
-        return None
-    return hex_argument(told.replace(" ", ""), "--pairing-hash", length=PAIRING_HASH_BYTES)
-
-
-def _compare(show: Show, found: bytes, expected: bytes | None) -> None:
-    """Have the pairing hash compared: with --pairing-hash by us, else by the person.
-
-    Raises:
-        DeviceError: `pairing_hash_mismatch`, `declined` or `usage`.
-    """
-    if expected is not None:
-        if not hmac.compare_digest(found, expected):
-            detail = f"the hash here is {shown(found)}: that key was not made on that machine"
-            raise DeviceError(Trouble.PAIRING_HASH_MISMATCH, detail)
-        return
-    show.warn(f"pairing hash: {shown(found)}")
-    # --yes does not answer this one: it is the only thing that ties the key to the machine.
-    show.person_asked().confirm(
-        "Does the agent's machine show the very same pairing hash?", instead="give --pairing-hash HEX as shown there"
-    )
 
 
 @app.command("add")
@@ -72,7 +46,7 @@ def add_command(
     names = checked_services(services or ())
     with opened(context) as device:
         offer.check(device)
-        _compare(device.show, offer.hash, _hash_argument(pairing_hash))
+        compare_hash(device.show, offer.hash, pairing_hash, machine="agent's machine")
         _let_in(device, offer, label=label, generation=generation, services=names)
 
 
@@ -98,18 +72,18 @@ def approve_command(
 ) -> None:
     """Let a machine in as an agent by the code that it shows, after its pairing hash was compared. Needs K11."""
     names = None if services is None else checked_services(services)
-    expected = _hash_argument(pairing_hash)
+    told = None if pairing_hash is None else hex_encode(pairing_hash_argument(pairing_hash))
     link = PairingLink.parse(code) if code.strip().startswith(SCHEME) else None
-    if link is not None and expected is not None:
+    if link is not None and told is not None:
         raise DeviceError(Trouble.USAGE, "the QR code's text holds the pairing hash already")
     with opened(context) as device:
         if link is not None:
             if link.broker != device.profile.broker:
                 raise DeviceError(Trouble.PAIR_INVALID, "its machine asks at another broker than this one")
-            code, expected = link.code, link.hash
+            code, told = link.code, hex_encode(link.hash)
         master = MasterSide(device)
         claimed = master.claim(code)
-        _compare(device.show, claimed.hash, expected)
+        compare_hash(device.show, claimed.hash, told, machine="agent's machine")
         chosen, granted = _chosen(device.show, claimed, label, names)
         device.show.warn(f"this operator: {fingerprint(device.identity().operator_omni)}; confirm it on that machine")
         offer = master.offer(claimed)

@@ -14,7 +14,9 @@ from device.commands.context import options
 from device.commands.setup import ProfileHashOption, ProfileOption
 from device.errors import DeviceError, Trouble
 from device.home import Home, write_new_file
-from device.pairing import make_offer, shown
+from device.k11.port import K11Kind
+from device.masters import offer_master
+from device.pairing import Offer, make_offer, shown
 from device.pairing_desk import MachineSide, fingerprint
 from device.session import Device
 from device.setting_up import confirmed_profile, hex_argument, set_up
@@ -32,14 +34,18 @@ def pair(
         ),
     ] = None,
     label: Annotated[str | None, typer.Option("--label", help="A proposal for the agent's label.")] = None,
+    master: Annotated[
+        bool, typer.Option("--master", help="Become a further master instead of an agent: makes K11 as well. By --out.")
+    ] = False,
+    k11: Annotated[K11Kind, typer.Option("--k11", help="With --master; software: development only.")] = K11Kind.BROWSER,
     services: ServicesOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Without the broker: an offer for agentkeys agent add."),
+        typer.Option("--out", metavar="FILE", help="Without the broker: an offer for a master to accept."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """On an agent's machine: make its key, and have a master let it in.
+    """On a new machine: make its key, and have a master let it in.
 
     Shows a code for agentkeys agent approve and a pairing hash to compare there, waits, and asks before it agrees.
     """
@@ -48,27 +54,26 @@ def pair(
     wanted = checked_services(services or ())
     if out is not None and (named is None or wanted):
         raise DeviceError(Trouble.USAGE, "--out needs --operator, and carries no --service")
-    if out is None and force:
-        raise DeviceError(Trouble.USAGE, "--force goes with --out")
+    if out is None and (force or master):
+        raise DeviceError(Trouble.USAGE, "--force and --master go with --out")
     if out is None and named is None and not sys.stdin.isatty():
         raise DeviceError(Trouble.USAGE, "nobody can be asked here; give --operator HEX")
     confirmed = confirmed_profile(profile, profile_hash)
     with Home.open(chosen.home, create=True) as home, set_up(home, confirmed, chosen.show) as device:
         if out is not None and named is not None:
-            _by_file(device, named, label=label, out=out, force=force)
+            offer = offer_master(device, named, k11) if master else make_offer(device, named, label=label)
+            write_new_file(out, offer.encode() + b"\n", replace=force)
+            _tell_file(device, offer, out)
         else:
             _by_broker(device, named, label=label, services=wanted)
 
 
-def _by_file(device: Device, operator: bytes, *, label: str | None, out: Path, force: bool) -> None:
-    offer = make_offer(device, operator, label=label)
-    write_new_file(out, offer.encode() + b"\n", replace=force)
+def _tell_file(device: Device, offer: Offer, out: Path) -> None:
     data = {"device": hex_encode(device.k10.key_hash), "file": str(out), "pairing_hash": hex_encode(offer.hash)}
     lines = [f"pairing hash: {shown(offer.hash)}", f"offer: {out} (for one hour)", f"device: {data['device']}"]
     device.show.result(data, lines)
-    device.show.note(
-        "On a master: agentkeys agent add FILE --label LABEL --service cred:NAME; compare the pairing hash there."
-    )
+    command = "agent add FILE --label LABEL --service cred:NAME" if offer.k11 is None else "device add FILE --out FILE"
+    device.show.note(f"On a master: agentkeys {command}; compare the pairing hash there.")
 
 
 def _by_broker(device: Device, operator: bytes | None, *, label: str | None, services: tuple[str, ...]) -> None:

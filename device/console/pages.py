@@ -8,6 +8,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.evidence import Assurance, Evidence
 from agentkeys_core.k11 import SOFTWARE_ORIGIN, origin_hash
 from agentkeys_core.registry import DeviceRecord, OperatorState, Role
 from device.agents import agents_of
@@ -34,6 +35,14 @@ _ROLES: Final = (
     (Role.RECOVERY, "recovers"),
     (Role.SCOPE_MGMT, "manages agents"),
 )
+_EVIDENCE: Final = {
+    Evidence.WALLET: "your wallet",
+    Evidence.OIDC: "your sign-in at a provider",
+    Evidence.PASSKEY: "your passkey",
+    Evidence.EMAIL: "an e-mail address",
+    Evidence.MASTER: "a master",
+}
+_ASSURANCE: Final = {Assurance.HIGH: "high assurance", Assurance.LOW: "low assurance: the broker's word alone"}
 
 
 def _k11(record: DeviceRecord) -> str:
@@ -51,6 +60,8 @@ def _name(record: DeviceRecord) -> str:
 
 def _device(record: DeviceRecord, own: bytes) -> dict[str, object]:
     return {
+        "evidence": f"{_EVIDENCE[record.evidence]}, {_ASSURANCE[record.assurance]}",
+        "fell": record.counter_fell,
         "hash": record.device_key_hash.hex(),
         "k11": _k11(record),
         "name": _name(record),

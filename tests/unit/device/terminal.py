@@ -37,8 +37,8 @@ class Terminal:
 
     def until(self, pattern: str) -> str:
         """Wait until the pattern was shown and return everything so far."""
-        while re.search(pattern, self.shown) is None and self._read():
-            pass
+        while re.search(pattern, self.shown) is None:
+            assert self._read(), self.shown
         return self.shown
 
     def write(self, answer: bytes) -> None:

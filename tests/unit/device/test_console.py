@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import Reason
+from agentkeys_core.evidence import Assurance, Evidence
 from agentkeys_core.keys import DeviceKey
 from device.audit_trail import Export
 from device.console.forms import Form
@@ -24,6 +25,7 @@ from device.pairing import shown
 from device.pairing_desk import Begun, MachineSide, fingerprint
 from device.setting_up import set_up
 from device.show import Show
+from tests.fakes.k11_port import k11_port
 from tests.unit.device.conftest import Person
 from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import Deployment, problem
@@ -144,6 +146,16 @@ def test_a_software_k11_is_called_one(visitor: Visitor) -> None:
     page = visitor.get("/page/devices").text
     assert "software, for development only" in page
     assert "Revoke" not in page  # no device revokes itself
+
+
+def test_evidence_and_a_fallen_counter_are_told(visitor: Visitor, deployment: Deployment) -> None:
+    operator, state = next(iter(deployment.states.items()))
+    ((key, record),) = state.devices.items()
+    told = replace(record, evidence=Evidence.EMAIL, assurance=Assurance.LOW, counter_fell=True)
+    deployment.states[operator] = replace(state, devices={key: told})
+    page = visitor.get("/page/devices").text
+    for words in ("an e-mail address", "low assurance", "its counter fell"):
+        assert words in page
 
 
 def test_nothing_is_signed_before_somebody_agrees(visitor: Visitor, deployment: Deployment) -> None:
@@ -323,7 +335,7 @@ def test_a_form_is_read_or_refused_by_name(body: bytes) -> None:
 
 
 def test_the_command_shows_its_address_and_ends(master: Person) -> None:
-    with Terminal(master, "console") as terminal:
+    with k11_port(), Terminal(master, "console") as terminal:
         seen = terminal.until(r"http://localhost:8722/#\S{43}\s")
         terminal.write(b"\x03")
         code, _ = terminal.end()

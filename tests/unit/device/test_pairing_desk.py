@@ -380,6 +380,7 @@ def test_the_qr_codes_text_is_code_and_hash_in_one(
         (),  # nobody can be asked
         ("--out", "offer.json"),
         ("--force", "--operator", "11" * 32),
+        ("--master", "--operator", "11" * 32),
         ("--out", "offer.json", "--operator", "11" * 32, "--service", "cred:a"),
     ],
 )
