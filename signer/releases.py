@@ -137,6 +137,8 @@ def release_write(
     burned = check_unburned(ledger, request.digest, Burn.DERIVE_CRED_KEK, final=True)
     recheck(tx, admitted)  # after the burn: what this very cap has stored must not demand K11 of it
     check_expect(ledger.versions(ref), expect)
+    if burned is None or Burn.STS_CREDENTIALS not in burned.burned:
+        _keep_reads_out(tx, ref, request.digest)
     salt, epoch = secrets.token_bytes(SALT_LENGTH), tx.epoch
     key = keyring.object_key(epoch, ref.object_class, ref.owner, request.service, salt)
     ledger.add_salt(ref, salt=salt, epoch=epoch, store=request.digest, expect=expect)
@@ -152,6 +154,20 @@ def release_write(
         )
     )
     return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=ledger.row(tx.last_row_id))
+
+
+def _keep_reads_out(tx: Transaction, ref: ObjectRef, digest: bytes) -> None:
+    """Until this store is acknowledged no read makes an earlier one current, which this one would overwrite and lose.
+
+    Without a session the worker's own lock keeps other stores out; a hold that stands there is of a store whose worker
+    died, unless a session made it.
+    """
+    holder = tx.ledger.hold(ref)
+    if holder is not None and holder.digest != digest and tx.at < holder.until:
+        known = tx.ledger.cap(holder.digest)
+        if known is not None and Burn.STS_CREDENTIALS in known.burned:
+            return
+    tx.ledger.put_hold(ref, Hold(digest=digest, until=tx.at + HOLD_S))
 
 
 def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:
