@@ -1,6 +1,11 @@
-"""Verification of K11 assertions (design §6): WebAuthn on `localhost`, with user presence and user verification."""
+"""Verification of WebAuthn assertions (design §6), with user presence and user verification.
+
+K11 assertions are of `localhost`; passkeys, as evidence for a first bind, of the broker's domain.
+"""
 
 import hmac
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import cbor2
@@ -34,7 +39,37 @@ def verify_assertion(assertion: K11Assertion, *, challenge: bytes, public: K11Pu
         raise KeyServiceError(_BAD, "another credential")
     if public.rp_id_hash != RP_ID_HASH:
         raise KeyServiceError(_BAD, "registered for another relying party")
-    origin = _checked_origin(assertion.client_data_json, challenge, public)
+    return _verify(
+        assertion,
+        challenge=challenge,
+        rp_id=RP_ID,
+        is_origin=lambda origin: hmac.compare_digest(origin_hash(origin), public.origin_hash),
+        key=_cose_key(public.x, public.y),
+    )
+
+
+def verify_passkey(
+    assertion: K11Assertion, *, challenge: bytes, x: bytes, y: bytes, rp_id: str, origins: AbstractSet[str]
+) -> None:
+    """Return once `assertion` is proven to approve `challenge` (32 bytes) by the P-256 key at `x`, `y` (32 bytes each).
+
+    Checked as for K11, with a relying party and origins that the host configured. The credential id is not: nobody
+    recorded one, and the key is the identity.
+
+    Raises:
+        KeyServiceError: `invalid_evidence`, whatever is wrong.
+    """
+    try:
+        _verify(assertion, challenge=challenge, rp_id=rp_id, is_origin=origins.__contains__, key=_cose_key(x, y))
+    except KeyServiceError as exc:
+        raise KeyServiceError(Reason.INVALID_EVIDENCE, f"passkey: {exc.detail}") from exc
+
+
+def _verify(
+    assertion: K11Assertion, *, challenge: bytes, rp_id: str, is_origin: Callable[[str], bool], key: bytes
+) -> int:
+    """Return the counter of an assertion that is right in every point."""
+    origin = _checked_origin(assertion.client_data_json, challenge, is_origin)
     credential = AuthenticationCredential(
         id=b64u_encode(assertion.credential_id),
         raw_id=assertion.credential_id,
@@ -48,9 +83,9 @@ def verify_assertion(assertion: K11Assertion, *, challenge: bytes, public: K11Pu
         verified = verify_authentication_response(
             credential=credential,
             expected_challenge=challenge,
-            expected_rp_id=RP_ID,
+            expected_rp_id=rp_id,
             expected_origin=origin,
-            credential_public_key=_cose_key(public),
+            credential_public_key=key,
             credential_current_sign_count=0,  # no counter is below 0: counters warn, never refuse
             require_user_verification=True,
         )
@@ -59,7 +94,7 @@ def verify_assertion(assertion: K11Assertion, *, challenge: bytes, public: K11Pu
     return int(verified.new_sign_count)
 
 
-def _checked_origin(client_data_json: bytes, challenge: bytes, public: K11Public) -> str:
+def _checked_origin(client_data_json: bytes, challenge: bytes, is_origin: Callable[[str], bool]) -> str:
     """Return the origin text, once the client data says what it must.
 
     Stricter than the library, which forgives padded challenges and repeated names, and ignores crossOrigin.
@@ -77,10 +112,10 @@ def _checked_origin(client_data_json: bytes, challenge: bytes, public: K11Public
     if client_data.get("crossOrigin", False) is not False:
         raise KeyServiceError(_BAD, "crossOrigin")
     origin = client_data.get("origin")
-    if not isinstance(origin, str) or not hmac.compare_digest(origin_hash(origin), public.origin_hash):
+    if not isinstance(origin, str) or not is_origin(origin):
         raise KeyServiceError(_BAD, "origin")
     return origin
 
 
-def _cose_key(public: K11Public) -> bytes:
-    return cbor2.dumps({_KTY: _EC2, _ALG: _ES256, _CRV: _P256, _X: public.x, _Y: public.y})
+def _cose_key(x: bytes, y: bytes) -> bytes:
+    return cbor2.dumps({_KTY: _EC2, _ALG: _ES256, _CRV: _P256, _X: x, _Y: y})

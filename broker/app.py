@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
+from agentkeys_core.eip712 import Domain
 from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.mtls import client_channel
@@ -24,14 +25,17 @@ from broker.adapters.openid import Provider
 from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.pairing import PairingDesk
+from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_keys
+from broker.passkeys import RelyingParty
 from broker.proofs import Proofs
 from broker.quota import Quota
 from broker.sessions import SessionDesk
@@ -39,6 +43,7 @@ from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
+from broker.web.passkey_routes import passkey_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
 
@@ -132,7 +137,21 @@ def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: Se
             clock=time.time,
         )
     pairing = PairingDesk(proofs=proofs, steps=steps, counters=counters, clock=time.time)
-    return (
-        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=Pages(origin=config.origin)),
+    pages = Pages(origin=config.origin)
+    found = [
+        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages),
         *pairing_endpoints(pairing, sessions),
-    )
+    ]
+    party = RelyingParty.of(config.origin)
+    if party is not None:
+        passkey = PasskeyDesk(
+            party=party,
+            domain=Domain.of(config.registry_id),
+            proofs=proofs,
+            steps=steps,
+            counters=counters,
+            passkeys=SqlPasskeys(engine),
+            clock=time.time,
+        )
+        found += passkey_endpoints(passkey, pages)
+    return tuple(found)

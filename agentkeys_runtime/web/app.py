@@ -32,10 +32,11 @@ _TRACE: Final = "agentkeys.trace"
 _DISCONNECTED: Final = 400
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
-#: Pages load one style sheet of ours and send forms back to us; nothing runs in them.
+#: Pages load one style sheet of ours and send forms back to us; nothing runs in them but for those that ask for it.
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+_SCRIPT_POLICY: Final = "; script-src 'self'"
 #: No Strict-Transport-Security: on `localhost` it would also claim the page where K11 lives, which is plain HTTP.
 _POLICY_HEADER: Final = "Content-Security-Policy"
 _HEADERS: Final = {
@@ -168,8 +169,8 @@ class _Served:
 
 
 def _page(page: Page) -> Response:
-    policy = {_POLICY_HEADER: _PAGE_POLICY}
-    return Response(page.html, status_code=page.status, headers=policy, media_type=page.media)
+    policy = _PAGE_POLICY + _SCRIPT_POLICY if page.script else _PAGE_POLICY
+    return Response(page.html, status_code=page.status, headers={_POLICY_HEADER: policy}, media_type=page.media)
 
 
 async def _read_body(request: Request, limit: int, media: str) -> bytes:

@@ -51,11 +51,12 @@ def named_once(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a person is shown: text of `media`, HTML unless it says otherwise."""
+    """What a person is shown: text of `media`, HTML unless it says otherwise. `script` lets it run scripts of ours."""
 
     html: str = field(default="", repr=False)
     status: int = 200
     media: str = "text/html"
+    script: bool = False
 
 
 #: Runs in a thread of the pool; returns what is sent as JSON with status 200 or a page, or raises KeyServiceError.

@@ -1,0 +1,42 @@
+"""An application behind a real HTTPS port on loopback, in a thread of this process."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trustme
+import uvicorn
+from starlette.types import ASGIApp
+
+
+@contextmanager
+def https_app(app: ASGIApp, listener: socket.socket, *hosts: str) -> Iterator[None]:
+    """Serve `app` at `listener` under a certificate for `hosts`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert(*hosts).configure_cert(context)
+    config = uvicorn.Config(
+        app,
+        ssl_context_factory=lambda _config, _default: context,
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+
+
+def loopback() -> socket.socket:
+    """A listening socket at a free port."""
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.listen()
+    return made
