@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
+import orjson
+
 from agentkeys_core.audit_envelope import AuditEnvelope, OpBody, OpKind, OpResult, intent_commitment, kind_name
 from agentkeys_core.encoding import (
     b64u_decode,
     b64u_encode,
-    canonical_json,
     fields,
     hex_decode,
     hex_encode,
@@ -101,7 +102,7 @@ class AuditRow:
 
     def encode(self) -> bytes:
         """Canonical JSON."""
-        return canonical_json(self.to_json())
+        return orjson.dumps(self.to_json())  # names in order, ASCII texts, plain integers: the RFC 8785 form already
 
     @classmethod
     def parse(cls, data: bytes) -> Self:

@@ -82,15 +82,22 @@ class OpBody:
     change: bytes | None = None
 
     def to_map(self) -> dict[str, bytes | str | int]:
-        """The map to encode."""
-        values = {name: getattr(self, name) for name in _BODY_NAMES}
+        """The map to encode, its keys in the order of deterministic CBOR: short ones first."""
+        values: dict[str, bytes | str | int | None] = {
+            "cap": self.cap,
+            "req": self.req,
+            "svc": self.svc,
+            "salt": self.salt,
+            "epoch": self.epoch,
+            "change": self.change,
+        }
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_map(cls, value: object) -> Self:
         """Read a decoded map; raises `unknown_fields` or `invalid_encoding`."""
         members = _named(value, "op_body")
-        if unknown := members.keys() - set(_BODY_NAMES):
+        if unknown := members.keys() - _BODY_NAMES:
             raise KeyServiceError(Reason.UNKNOWN_FIELDS, f"op_body has {len(unknown)} unknown fields")
         digests = {name: octets(members[name], name, length=32, reason=_BAD) for name in _DIGESTS & members.keys()}
         return cls(
@@ -102,7 +109,7 @@ class OpBody:
         )
 
 
-_BODY_NAMES: Final = ("cap", "req", "svc", "epoch", "salt", "change")
+_BODY_NAMES: Final = frozenset({"cap", "req", "svc", "epoch", "salt", "change"})
 _DIGESTS: Final = frozenset({"cap", "req", "salt", "change"})
 
 
@@ -173,19 +180,18 @@ class AuditEnvelope:
 
     def encode(self) -> bytes:
         """Deterministic CBOR (RFC 8949 §4.2.1) with all nine keys."""
-        return cbor2.dumps(
+        return cbor2.dumps(  # keys in that order already: sorting them costs as much as the rest
             {
-                "version": ENVELOPE_VERSION,
-                "ts_unix": self.ts_unix,
-                "actor_omni": self.actor_omni,
-                "operator_omni": self.operator_omni,
-                "op_kind": int(self.op_kind),
-                "op_body": self.op_body.to_map(),
                 "result": int(self.result),
+                "op_body": self.op_body.to_map(),
+                "op_kind": int(self.op_kind),
+                "ts_unix": self.ts_unix,
+                "version": ENVELOPE_VERSION,
+                "actor_omni": self.actor_omni,
                 "intent_text": self.intent_text,
+                "operator_omni": self.operator_omni,
                 "intent_commitment": self.intent_commitment,
-            },
-            canonical=True,
+            }
         )
 
     def hash(self) -> bytes:

@@ -6,7 +6,7 @@ from typing import Final
 
 from agentkeys_core.captoken import Cap, CapRequest, UncosignedCap
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import address_of, device_key_hash
+from agentkeys_core.ids import device_of
 from agentkeys_core.k11 import cap_challenge, credential_id_hash
 from agentkeys_core.keys import ES256PublicKey, verify_secp256k1
 from agentkeys_core.ops import AUDIT_OWN, AUDIT_TREE, Effect, k11_required, owner_of
@@ -73,7 +73,7 @@ def verify_device_signature(cap: UncosignedCap) -> None:
     digest = k10_digest("cap", cap.request.raw)
     if not verify_secp256k1(cap.device_public_key, digest, cap.device_signature):
         raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID)
-    if device_key_hash(address_of(cap.device_public_key)) != cap.request.device:
+    if device_of(cap.device_public_key) != cap.request.device:
         raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID, "the key is another device's")
 
 
@@ -90,7 +90,8 @@ def authorise(
 
     Raises:
         KeyServiceError: in this order `device_unknown`, `device_revoked`, `actor_binding_mismatch`,
-            `device_role_missing`, `operator_frozen`, `service_not_in_scope`, `k11_required` or `k11_invalid`.
+            `device_role_missing`, `operator_frozen`, `policy_refused` for a class that was torn down,
+            `service_not_in_scope`, `k11_required` or `k11_invalid`.
     """
     request = cap.request
     device = None if operator is None else operator.devices.get(request.device)
@@ -101,11 +102,15 @@ def authorise(
     _check_binding(request, device, operator)
     if operator.frozen:
         raise KeyServiceError(Reason.OPERATOR_FROZEN)
+    owner = owner_of(request.rule, request.operator_omni, request.actor_omni)
+    object_class = request.rule.object_class
+    if object_class is not None and operator.is_torn_down(owner, object_class):
+        raise KeyServiceError(Reason.POLICY_REFUSED, "torn down")
     if _needs_grant(request, device) and not operator.grants(request.actor_omni, request.service.text):
         raise KeyServiceError(Reason.SERVICE_NOT_IN_SCOPE)
     return Authorised(
         device=device,
-        owner=owner_of(request.rule, request.operator_omni, request.actor_omni),
+        owner=owner,
         k11_verified=_check_k11(cap, operator, device, replacing=replacing, policy_asks=policy_asks),
     )
 

@@ -1,10 +1,12 @@
 """Checkpoints over all audit rows: RFC 9162 tree hashing, and the signed note that carries a root (wire.md, Audit)."""
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import ES256PublicKey
 
@@ -12,6 +14,13 @@ _LEAF: Final = b"\x00"
 _NODE: Final = b"\x01"
 _KEY_TYPE: Final = b"\x0a\xffagentkeys-es256"
 _UNCOMPRESSED: Final = b"\x04"
+_KEY_ID_BYTES: Final = 4
+_BAD: Final = Reason.INVALID_ENCODING
+MAX_NOTE_BYTES: Final = 1024
+_NOTE: Final = re.compile(
+    rb"[^\n]+\n(?P<size>0|[1-9][0-9]{0,15})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"
+    rb"\n\xe2\x80\x94 [^\n]+ (?P<signed>[A-Za-z0-9+/]{91}=)\n"
+)
 
 
 def leaf_hash(row_hash: bytes) -> bytes:
@@ -66,3 +75,30 @@ class Checkpoint:
         """The whole signed note: text, empty line, signature line. `signature` is r || s, 64 bytes."""
         signed = base64.b64encode(self.key_id(key) + signature).decode()
         return self.text() + f"\n— {self.origin} {signed}\n".encode()
+
+    @classmethod
+    def verify(cls, note: bytes, registry_id: str, keys: Iterable[ES256PublicKey]) -> Self:
+        """The checkpoint of this registry that a note carries, once one of the keys is proven to have signed it.
+
+        Exactly the bytes that `note` writes are taken.
+
+        Raises:
+            KeyServiceError: too_large, invalid_encoding.
+        """
+        if len(note) > MAX_NOTE_BYTES:
+            raise KeyServiceError(Reason.TOO_LARGE, "checkpoint")
+        found = _NOTE.fullmatch(note)
+        if found is None:
+            raise KeyServiceError(_BAD, "not a checkpoint")
+        try:
+            root, signed = (base64.b64decode(found[name], validate=True) for name in ("root", "signed"))
+        except ValueError as exc:
+            raise KeyServiceError(_BAD, "base64") from exc
+        checkpoint = cls(registry_id=registry_id, size=int(found["size"]), root=root)
+        key_id, signature = signed[:_KEY_ID_BYTES], signed[_KEY_ID_BYTES:]
+        for key in keys:
+            if key_id == checkpoint.key_id(key) and key.verify(checkpoint.text(), signature):
+                if note != checkpoint.note(key, signature):
+                    raise KeyServiceError(_BAD, "not the checkpoint of this registry, or in other words")
+                return checkpoint
+        raise KeyServiceError(_BAD, "signed by none of the keys")

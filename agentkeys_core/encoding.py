@@ -18,16 +18,13 @@ ADDRESS_BYTES: Final = 20
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _UNSURE: Final = object()
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+#: The letters that only the standard alphabet has become one that decodes to nothing, and so does not come back.
+_FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/!!")
 
 
 def b64u_encode(data: bytes) -> str:
     """Encode as base64url without padding."""
-    return _b64u(data).decode("ascii")
-
-
-def _b64u(data: bytes) -> bytes:
-    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def b64u_decode(text: object, *, length: int | None = None, reason: Reason = Reason.INVALID_ENCODING) -> bytes:
@@ -40,12 +37,12 @@ def b64u_decode(text: object, *, length: int | None = None, reason: Reason = Rea
     if not isinstance(text, str):
         raise KeyServiceError(reason, "not text")
     try:
-        raw = text.encode("ascii")
-        data = binascii.a2b_base64(raw.translate(_FROM_URL) + b"=" * (-len(raw) % 4))
+        raw = text.encode("ascii").translate(_FROM_URL)
+        data = binascii.a2b_base64(raw + b"=" * (-len(raw) % 4))
     except ValueError as exc:
         raise KeyServiceError(reason, "not base64url") from exc
     # The library skips foreign characters and loose bits; only the one right text survives the way back.
-    if _b64u(data) != raw:
+    if binascii.b2a_base64(data, newline=False).rstrip(b"=") != raw:
         raise KeyServiceError(reason, "not strict base64url")
     if length is not None and len(data) != length:
         raise KeyServiceError(reason, f"{len(data)} bytes instead of {length}")

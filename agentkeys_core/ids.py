@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from agentkeys_core.encoding import MAX_SAFE_INTEGER, address_decode, address_encode
@@ -15,6 +16,7 @@ __all__ = [
     "address_of",
     "child_omni",
     "device_key_hash",
+    "device_of",
     "identity_omni",
     "normalise_identity",
     "oidc_value",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 OMNI_BYTES: Final = 32
+_CACHED_DEVICES: Final = 8192
 
 _LABEL: Final = re.compile(r"[a-z0-9-]{1,32}")
 _GENERATION: Final = re.compile(r"0|[1-9][0-9]{0,15}")
@@ -115,3 +118,9 @@ def child_omni(operator: bytes, label: str, generation: int) -> bytes:
 def device_key_hash(address: bytes) -> bytes:
     """Return the name of a device: keccak256 of the 20 address bytes of its K10 key."""
     return keccak256(address)
+
+
+@lru_cache(maxsize=_CACHED_DEVICES)
+def device_of(public_key: bytes) -> bytes:
+    """Return the name of the device with this 33-byte K10 key; `invalid_encoding` for a key that is none."""
+    return device_key_hash(address_of(public_key))

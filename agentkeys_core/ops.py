@@ -238,6 +238,17 @@ def object_path(owner: bytes, service: Service, object_class: ObjectClass) -> st
     return f"bots/{owner.hex()}/{_FOLDER[object_class]}/{service.name}.enc"
 
 
+def object_folder(object_class: ObjectClass) -> str:
+    """Return the folder that holds an owner's objects of a class."""
+    return _FOLDER[object_class]
+
+
+def object_place(path: str) -> tuple[bytes, str]:
+    """Return owner and name of an object, of a path that `object_path` made."""
+    _, owner, _, file = path.split("/")
+    return bytes.fromhex(owner), file.removesuffix(".enc")
+
+
 def owner_of(rule: OpRule, operator_omni: bytes, actor_omni: bytes) -> bytes:
     """Return whose data it is: the operator's vault for credentials, else the actor's own (design §3)."""
     return operator_omni if rule.object_class is ObjectClass.CREDENTIALS else actor_omni

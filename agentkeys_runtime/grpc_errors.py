@@ -47,6 +47,11 @@ def from_rpc_error(error: grpc.RpcError) -> KeyServiceError:
     return KeyServiceError(_BY_STATUS.get(code, Reason.INTERNAL), f"gRPC status {code.name} without a reason")
 
 
+def from_item_error(error: signer_pb2.ItemError) -> KeyServiceError:
+    """The refusal of one item of a batch; `internal` where it names no reason that this version knows."""
+    return KeyServiceError(_reason(error.reason), metadata=dict(error.metadata), row=error.row or None)
+
+
 def _rich_status(call: grpc.Call) -> status_pb2.Status:
     """The status details that came with the call; empty where there are none."""
     for key, value in call.trailing_metadata() or ():

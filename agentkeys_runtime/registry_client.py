@@ -164,7 +164,8 @@ class RegistryFollower:
         """Follow one stream to its end; true if it was ever up to date."""
         status = self._call_registry(lambda: self._stub.GetStatus(pb.GetStatusRequest(), timeout=_READ_TIMEOUT_S))
         self._view.begin(status)
-        request = pb.WatchChangesRequest(after=self._view.sequence, known=self._view.head)
+        view = self._view
+        request = pb.WatchChangesRequest(after=view.sequence, known=view.head, known_journal=view.journal)
         try:
             call = self._stub.WatchChanges(request)
         except ValueError as exc:

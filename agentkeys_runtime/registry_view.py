@@ -31,6 +31,8 @@ class RegistryView:
         """The newest change that was taken into account."""
         self.head = pb.RegistryHead()
         """The newest head seen, to be echoed: a registry that does not know it was rolled back."""
+        self.journal = pb.JournalHead()
+        """The newest head of the signer's journal, to be echoed likewise."""
         self._max_age_s = max_age_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -62,7 +64,7 @@ class RegistryView:
             # Nothing is cached yet (or any more), so older changes need not be replayed.
             self._forget()
             self.registry_id, self.incarnation = status.registry_id, status.incarnation
-            self.k3_epoch, self.head = status.k3_epoch, status.head
+            self.k3_epoch, self.head, self.journal = status.k3_epoch, status.head, pb.JournalHead()
             self.sequence = status.head.sequence
             self._rolled_back = False
 
@@ -84,7 +86,7 @@ class RegistryView:
             if event.k3_epoch > self.k3_epoch:
                 self.cache.clear()
                 self.k3_epoch = event.k3_epoch
-            self.head = event.head
+            self.head, self.journal = event.head, event.journal
             self._rolled_back = False
             now = self._clock()
             if self._is_late(event.server_time - now) or self.sequence < event.head.sequence:
@@ -131,6 +133,8 @@ class RegistryView:
             or event.k3_epoch < self.k3_epoch
             or head.sequence < seen.sequence
             or (head.sequence == seen.sequence and head.hash != seen.hash)
+            or event.journal.sequence < self.journal.sequence
+            or (event.journal.sequence == self.journal.sequence and event.journal.hash != self.journal.hash)
         )
 
     def _on_change(self, change: pb.Change) -> None:

@@ -4,7 +4,8 @@ from types import MappingProxyType
 
 from agentkeys.signer.v1 import registry_pb2 as pb
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.registry import DeviceRecord, K11Public, OperatorState, Role, Tier
+from agentkeys_core.evidence import Assurance, Evidence
+from agentkeys_core.registry import DeviceRecord, K11Public, OperatorState, PendingRotation, Role, Tier
 
 
 def operator_to_message(state: OperatorState) -> pb.OperatorRecord:
@@ -21,6 +22,11 @@ def operator_to_message(state: OperatorState) -> pb.OperatorRecord:
         scopes=[pb.Scope(actor_omni=actor, services=sorted(state.scopes[actor])) for actor in sorted(state.scopes)],
         incarnation=state.incarnation,
         k3_epoch=state.k3_epoch,
+        rotations=[
+            pb.PendingRotation(device_key_hash=key, new_address=rotation.new_address, due_at=rotation.due_at)
+            for key, rotation in sorted(state.rotations.items())
+        ],
+        torn_down=[pb.TornDown(owner=owner, classes=bits) for owner, bits in sorted(state.torn_down.items())],
     )
 
 
@@ -28,10 +34,11 @@ def operator_from_message(message: pb.OperatorRecord) -> OperatorState:
     """The operator that a message describes.
 
     Raises:
-        KeyServiceError: `registry_unreachable` for lengths, tiers or roles that no registry of ours sends.
+        KeyServiceError: `registry_unreachable` for lengths, tiers, roles or words that no registry of ours sends.
     """
     try:
         devices = [_device_from_message(device) for device in message.devices]
+        rotations = [_rotation_from_message(rotation) for rotation in message.rotations]
         return OperatorState(
             operator_omni=_sized(message.operator_omni, 32),
             wallet=_sized(message.wallet, 20),
@@ -46,6 +53,8 @@ def operator_from_message(message: pb.OperatorRecord) -> OperatorState:
             ),
             incarnation=message.incarnation,
             k3_epoch=message.k3_epoch,
+            rotations=MappingProxyType({rotation.device: rotation for rotation in rotations}),
+            torn_down=MappingProxyType({_sized(entry.owner, 32): entry.classes for entry in message.torn_down}),
         )
     except ValueError as exc:
         raise KeyServiceError(Reason.REGISTRY_UNREACHABLE, "the registry's answer is malformed") from exc
@@ -74,6 +83,17 @@ def _device_to_message(device: DeviceRecord) -> pb.DeviceRecord:
         label=device.label or "",
         generation=device.generation or 0,
         sign_count=device.sign_count,
+        evidence=device.evidence,
+        assurance=device.assurance,
+        counter_fell=device.counter_fell,
+    )
+
+
+def _rotation_from_message(message: pb.PendingRotation) -> PendingRotation:
+    return PendingRotation(
+        device=_sized(message.device_key_hash, 32),
+        new_address=_sized(message.new_address, 20),
+        due_at=message.due_at,
     )
 
 
@@ -102,6 +122,9 @@ def _device_from_message(message: pb.DeviceRecord) -> DeviceRecord:
         label=message.label if is_agent else None,
         generation=message.generation if is_agent else None,
         sign_count=message.sign_count,
+        counter_fell=message.counter_fell,
+        evidence=Evidence(message.evidence),
+        assurance=Assurance(message.assurance),
     )
 
 

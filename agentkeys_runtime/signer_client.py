@@ -1,6 +1,6 @@
 """The signer as its callers see it: typed answers, and refusals as the `KeyServiceError` that the signer meant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -9,6 +9,7 @@ import grpc
 from agentkeys.signer.v1 import signer_pb2 as pb
 from agentkeys.signer.v1 import signer_pb2_grpc
 from agentkeys_core.k11 import K11Assertion
+from agentkeys_core.ops import ObjectClass
 from agentkeys_runtime.grpc_errors import from_rpc_error
 
 Response = TypeVar("Response")
@@ -65,6 +66,15 @@ class RowPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HashPage:
+    """Hashes (32 bytes) of rows in the order of writing; all rows there are, and those of the last checkpoint."""
+
+    hashes: tuple[bytes, ...]
+    total: int
+    checkpoint_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedSignature:
     """A wallet's signature that only the device can open, and the row that records it (canonical JSON)."""
 
@@ -112,6 +122,11 @@ class SignerClient:
         request = pb.DeriveAddressRequest(omni=omni, epoch=epoch)
         return self._call(lambda timeout: self._stub.DeriveAddress(request, timeout=timeout)).address
 
+    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over an Enrol change (JSON), against evidence (JSON)."""
+        request = pb.AttestEnrolRequest(change=change, evidence=evidence)
+        return self._call(lambda timeout: self._stub.AttestEnrol(request, timeout=timeout)).signature
+
     def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
         """Address (20 bytes) and epoch of an actor's managed wallet."""
         request = pb.DeriveAddressRequest(omni=actor_omni, wallet=True)
@@ -131,9 +146,7 @@ class SignerClient:
         """
         request = pb.DeriveCredKekRequest(cap=cap, epoch=epoch, salt=salt, expect=expect or b"")
         answer = self._call(lambda timeout: self._stub.DeriveCredKek(request, timeout=timeout))
-        return ReleasedKey(
-            key=answer.key, commitment=answer.commitment, salt=answer.salt, epoch=answer.epoch, row=answer.row
-        )
+        return released_key(answer)
 
     def sts_credentials(self, cap: bytes, *, role_arn: str) -> CloudSession:
         """A cloud session that opens what the cap names and nothing else."""
@@ -167,6 +180,24 @@ class SignerClient:
         request = pb.GetAuditRowsRequest(cap=cap, after=after, limit=limit)
         answer = self._call(lambda timeout: self._stub.GetAuditRows(request, timeout=timeout))
         return RowPage(rows=tuple(answer.rows), next=answer.next if answer.HasField("next") else None)
+
+    def row_hashes(self, *, after: int, limit: int) -> HashPage:
+        """Hashes of all audit rows in the order of writing, after the first `after`."""
+        request = pb.GetRowHashesRequest(after=after, limit=limit)
+        answer = self._call(lambda timeout: self._stub.GetRowHashes(request, timeout=timeout))
+        hashes = tuple(answer.hashes[start : start + 32] for start in range(0, len(answer.hashes), 32))
+        return HashPage(hashes=hashes, total=answer.total, checkpoint_size=answer.checkpoint_size)
+
+    def sign_checkpoint(self, *, size: int, root: bytes, proof: Sequence[bytes]) -> bytes:
+        """The signed note over the first `size` rows."""
+        request = pb.SignCheckpointRequest(tree_size=size, root=root, consistency_proof=proof)
+        return self._call(lambda timeout: self._stub.SignCheckpoint(request, timeout=timeout)).checkpoint
+
+    def rewrap(self, *, object_class: ObjectClass, owner: bytes, service: str, envelope: bytes) -> bytes:
+        """The envelope under the current epoch, while the signer's host lets it."""
+        request = pb.RewrapRequest(owner=owner, service=service, envelope=envelope)
+        setattr(request, "class", int(object_class))  # a keyword of this language
+        return self._call(lambda timeout: self._stub.Rewrap(request, timeout=timeout)).envelope
 
     def sign_siwe(self, cap: bytes, *, message: str) -> SealedSignature:
         """A sign-in message signed by the actor's wallet."""
@@ -207,3 +238,10 @@ class SignerClient:
         )
         answer = self._call(lambda timeout: self._stub.VerifyK11Assertion(request, timeout=timeout))
         return K11Verdict(valid=answer.valid, reason=answer.reason, sign_count=answer.sign_count)
+
+
+def released_key(answer: pb.DeriveCredKekResponse) -> ReleasedKey:
+    """The answer of DeriveCredKek as a value."""
+    return ReleasedKey(
+        key=answer.key, commitment=answer.commitment, salt=answer.salt, epoch=answer.epoch, row=answer.row
+    )

@@ -41,6 +41,7 @@ from broker.quota import Quota
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.enrolment_routes import enrolment_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.passkey_routes import passkey_endpoints
@@ -106,7 +107,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             *session_endpoints(sessions),
             *_identity(config, engine, proofs, sessions),
         )
-        yield create_app("AgentKeys broker", endpoints)
+        yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))
 
 
 def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk) -> tuple[Endpoint, ...]:

@@ -196,6 +196,13 @@ class AddressSource(Protocol):
         """Address (20 bytes) and epoch of an actor's managed wallet."""
 
 
+class EnrolAttester(Protocol):
+    """Has the signer look at the evidence for a first bind."""
+
+    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over the Enrol (JSON). Raises the signer's refusal."""
+
+
 class SealedSignature(Protocol):
     """A signature that only the device can open, and the row that records it (canonical JSON)."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from demo.drills import GROUPS
 from demo.process import StackError
 from demo.screen import Screen, size
-from demo.stack import fresh
+from demo.stack import MEMORY, fresh
 from demo.steps import MAIN_JOB
 from demo.up import usage
 from demo.world import DEPLOYMENT, PEOPLE, World
@@ -110,6 +110,7 @@ def stay_up() -> int:
         screen.heading("Starting")
         for title, step in DEPLOYMENT:
             screen.step(title, partial(step, world))
+        world.stack.start(MEMORY)
         screen.say(usage(world))
         try:
             signal.pause()

@@ -17,12 +17,16 @@ TRUST_DOMAIN = "demo.agentkeys.test"
 #: What starts together, in the order in which one needs the other.
 WAVES = (("issuer", "signer"), ("broker", "credentials", "audit"))
 _SIGNING = Path(__file__).with_name("signing.toml")
-PARTS = tuple(name for wave in WAVES for name in wave)
+#: Ready to be started by name; the story needs no memories, and a process is a second.
+MEMORY = "memory"
+_WORKERS = ("credentials", "audit", MEMORY)
+PARTS = (*(name for wave in WAVES for name in wave), MEMORY)
 _LEAVES = {
     "signer": ("signer", "main"),
     "broker": ("broker", "main", "--ip", "127.0.0.1"),
     "credentials": ("worker", "main", "--class", "credentials", "--ip", "127.0.0.1"),
     "audit": ("worker", "main", "--class", "audit", "--ip", "127.0.0.1"),
+    MEMORY: ("worker", "main", "--class", MEMORY, "--ip", "127.0.0.1"),
     "issuer": ("issuer", "main", "--ip", "127.0.0.1"),
     "daemon": ("daemon", "laptop"),
 }
@@ -109,7 +113,7 @@ class Stack:
         run([*program("signer"), "init", "--config", config])
         status = run([*program("signer"), "status", "--config", config, "--json"])
         self.registry_id = json.loads(status.stdout)["registry_id"]
-        for name in WAVES[1]:
+        for name in ("broker", *_WORKERS):
             path = self.config(name)
             path.write_text(path.read_text().replace("REGISTRY_ID", self.registry_id))
         issuer = ["--issuer", self.origin("issuer")]
@@ -137,6 +141,7 @@ class Stack:
             + self.settings.get("signer", "")
             + self._tls("signer", "client_ca")
             + f'revocation_list = "{self.root}/ca/revoked.json"\n'
+            + f'[issuer]\norigin = "{self.origin("issuer")}"\nca = "{self.ca}"\n'
             + f'[unseal]\nmethod = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n',
             "broker": self._edge("broker")
             + f'origin = "{self._broker_origin()}"\nstate_dir = "{self.root}/broker"\n'
@@ -144,9 +149,10 @@ class Stack:
             + self._to_signer("broker")
             + self.settings.get("broker", quota),
         }
-        for name in ("credentials", "audit"):
+        for name in _WORKERS:
             folder = f'[objects]\ndirectory = "{self.root}/objects"\n'
-            objects = (self.objects or folder) if name == "credentials" else ""
+            tree = f'[checkpoints]\nevery_s = 1.0\ndirectory = "{self.root}/tree"\n'
+            objects = tree if name == "audit" else (name == "credentials" and self.objects) or folder
             links = self._tls(name, "ca") + self._to_signer(name) + objects
             texts[name] = f'class = "{name}"\n' + self._edge(name) + cosign + links + self.settings.get(name, "")
         for name, text in texts.items():
@@ -163,9 +169,8 @@ class Stack:
         broker = self._broker_origin()
         words: list[str | Path] = ["profile", "--config", config, "--out", self.profile, "--ca", self.ca]
         words += ["--broker", broker, "--issuer", self.origin("issuer"), "--json"]
-        for name in ("credentials", "audit"):
+        for name in _WORKERS:
             words += ["--worker", f"{name}={self.origin(name)}"]
-        words += ["--worker", f"memory={self.origin('credentials')}"]  # no memory worker yet: the profile names one
         self.profile_hash = json.loads(run([*program("signer"), *words]).stdout)["profile_hash"]
 
     def start(self, *names: str) -> None:

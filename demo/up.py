@@ -39,6 +39,9 @@ Pair an agent, and read as the agent:
   {agent} pair --operator {_operator(alice)} {profile} --out {root}/agent.offer
   {command} agent add {root}/agent.offer --label research --service cred:openrouter
   {agent} cred get openrouter
+  {command} scope set research --grant memory:notes
+  printf 'what I learnt' | {agent} memory put notes
+  {agent} memory get notes
   {command} freeze        # the agent is refused from now on
   {command} unfreeze
 

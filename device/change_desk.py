@@ -13,6 +13,7 @@ from agentkeys_core.registry import OperatorState
 from device.errors import DeviceError, Trouble
 from device.identity import remember
 from device.intent import change_intent
+from device.keys import SignedDigest
 from device.problems import check_refusal
 from device.registry import AUDIT, BROKER, CREDENTIALS, TIMEOUT_S, View, operator_path, same_view, state_of
 from device.session import Device
@@ -145,15 +146,28 @@ def apply_change(
 
 
 def _sign_and_send(device: Device, change: Change, *, k11: bool, everywhere: bool, pair: SignedPair | None) -> Receipt:
-    signed = device.k10.sign_change(change, device.profile.domain)
-    intent = change_intent(change, signed.name)
-    device.show.signing(intent)
-    device.show.confirm("Sign this and send it?")
-    assertions: tuple[K11OfDevice, ...] = ()
-    if k11:
-        authenticator, record = device.k11()
-        assertion = authenticator.approve(record, signed, intent)
-        assertions = (K11OfDevice(device=device.k10.key_hash, assertion=assertion),)
+    signed, assertions = approved(device, change, question="Sign this and send it?", k11=k11)
     signatures = ChangeSignatures(k10=signed.signature, k11=assertions, pair=pair)
     body = SignedChange(change=change, signatures=signatures).encode()
     return send_change(device, body, change, signed.digest, everywhere=everywhere)
+
+
+def approved(
+    device: Device, change: Change, *, question: str, k11: bool = True, note: str | None = None
+) -> tuple[SignedDigest, tuple[K11OfDevice, ...]]:
+    """Show a change, and have this device's K10 sign it and its K11 approve it.
+
+    Raises:
+        DeviceError: `declined`, or as the authenticator does.
+    """
+    signed = device.k10.sign_change(change, device.profile.domain)
+    intent = change_intent(change, signed.name)
+    device.show.signing(intent)
+    if note is not None:
+        device.show.warn(note)
+    device.show.confirm(question)
+    if not k11:
+        return signed, ()
+    authenticator, record = device.k11()
+    assertion = authenticator.approve(record, signed, intent)
+    return signed, (K11OfDevice(device=device.k10.key_hash, assertion=assertion),)

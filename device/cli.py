@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, cred, devices, setup, sign
+from device.commands import agent, audit, cred, devices, masters, memory, setup, sign
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -44,9 +44,11 @@ def _options(
 
 
 app.command("init")(setup.init)
-app.command("pair", short_help="On an agent's machine: write an offer for a master to accept.")(setup.pair)
+app.command("pair", short_help="On a new machine: write an offer for a master to accept.")(setup.pair)
+app.command("join", short_help="On a new machine: become the master that the others approved.")(masters.join_command)
 app.command("whoami", short_help="Show this device, and what the registry holds of it.")(setup.whoami)
 app.add_typer(cred.app, name="cred")
+app.add_typer(memory.app, name="memory")
 app.add_typer(sign.wallet_app, name="wallet")
 app.add_typer(sign.app, name="sign")
 app.add_typer(agent.app, name="agent")
@@ -54,6 +56,7 @@ app.add_typer(agent.scope_app, name="scope")
 app.add_typer(devices.app, name="device")
 app.command("freeze", short_help="Stop everything of this operator at once; without K11.")(devices.freeze_command)
 app.command("unfreeze")(devices.unfreeze_command)
+app.command("teardown")(devices.teardown_command)
 app.add_typer(audit.app, name="audit")
 
 

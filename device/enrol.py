@@ -13,9 +13,10 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.identity import Identity, Part
 from device.intent import change_intent
-from device.k11.port import K11Kind, K11Record
+from device.k11.port import K11Kind
 from device.registry import lowest_incarnation
 from device.session import Device
+from device.setting_up import own_k11
 
 PENDING_FILE: Final = "pending-enrol.json"
 #: The registry takes an hour at most; ten minutes of it are left for clocks that differ.
@@ -97,7 +98,7 @@ def enrol(
         raise DeviceError(
             Trouble.USAGE, "name the wallet: --wallet ADDRESS (or --wallet-key-file FILE for development)"
         )
-    done = _sent_before(device, pending, wallet)
+    done = sent_before(device, pending, wallet)
     if done is not None:
         return done
     if pending is None or not _usable(device, pending, wallet):
@@ -105,7 +106,7 @@ def enrol(
     return _with_wallet(device, pending, wallet_signature, wallet_key)
 
 
-def _sent_before(device: Device, pending: Pending | None, wallet: bytes) -> Enrolment | None:
+def sent_before(device: Device, pending: Pending | None, wallet: bytes) -> Enrolment | None:
     """Finish an Enrol whose answer was lost: a registry that knows it gives the same row again.
 
     None where nothing was sent, or where it must be made anew.
@@ -113,7 +114,7 @@ def _sent_before(device: Device, pending: Pending | None, wallet: bytes) -> Enro
     if pending is None or pending.change.wallet != wallet or pending.signed.signatures.wallet is None:
         return None
     try:
-        return _finish(device, pending)
+        return finish(device, pending)
     except KeyServiceError as exc:
         if exc.reason is not Reason.CHANGE_NOT_AUTHORISED:
             raise
@@ -136,7 +137,7 @@ def _with_wallet(
         )
     pending = pending.with_wallet(wallet_signature)
     pending.save(device.home)
-    return _finish(device, pending)
+    return finish(device, pending)
 
 
 def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
@@ -146,23 +147,11 @@ def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
     )
 
 
-def _k11_record(device: Device, kind: K11Kind) -> K11Record:
-    record = K11Record.load(device.home)
-    if record is None:
-        record = device.authenticator(kind).create(device.home, device_key_hash=device.k10.key_hash)
-        record.save(device.home)
-    if record.kind is not kind:
-        raise DeviceError(
-            Trouble.ALREADY_INITIALISED, f"this device's K11 is of kind {record.kind}; use another --home for {kind}"
-        )
-    return record
-
-
 def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     """Compose Enrol, have K10 and K11 sign it, and keep it for the wallet."""
     operator = operator_omni(wallet)
     incarnation = lowest_incarnation(device.routes, operator)
-    public = _k11_record(device, kind).public
+    public = own_k11(device, kind).public
     change = Enrol(
         identity_omni=operator,
         operator_omni=operator,
@@ -191,7 +180,12 @@ def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     return pending
 
 
-def _finish(device: Device, pending: Pending) -> Enrolment:
+def finish(device: Device, pending: Pending) -> Enrolment:
+    """Send an Enrol that everybody has signed; the folder is this operator's once the row came back.
+
+    Raises:
+        DeviceError, KeyServiceError: as `send_change`.
+    """
     change = pending.change
     digest = change.digest(device.profile.domain)
     receipt = send_change(device, pending.signed.encode(), change, digest, everywhere=False)

@@ -88,32 +88,32 @@ class K10:
         )
 
     @classmethod
-    def load(cls, home: Home) -> Self | None:
-        """Return the key of the folder, None where there is none.
+    def load(cls, home: Home, name: str = K10_FILE) -> Self | None:
+        """Return the key of the folder, None where there is none; `name` is the file's.
 
         Raises:
             DeviceError: `unsafe_file`, or `bad_file` for a file that was damaged.
         """
-        data = home.read(K10_FILE)
+        data = home.read(name)
         if data is None:
             return None
         try:
             return cls(_parse(data))
         except KeyServiceError as exc:
             # The parser's own words never hold content, but a key file is not worth the risk: say only which file.
-            raise DeviceError(Trouble.BAD_FILE, f"{home.path / K10_FILE} is damaged") from exc
+            raise DeviceError(Trouble.BAD_FILE, f"{home.path / name} is damaged") from exc
 
     @classmethod
-    def load_or_make(cls, home: Home) -> Self:
+    def load_or_make(cls, home: Home, name: str = K10_FILE) -> Self:
         """Return the key of the folder; make it first where there is none.
 
         It is on disk when this returns. Raises as `load`.
         """
         with home.locked():
-            found = cls.load(home)
+            found = cls.load(home, name)
             if found is None:
                 key = DeviceKey.generate()
-                home.create(K10_FILE, _encode(key))
+                home.create(name, _encode(key))
                 found = cls(key)
             return found
 

@@ -1,4 +1,7 @@
-"""Pairing an agent: its machine writes an offer naming operator and deployment; a master compares one hash."""
+"""Pairing: a new machine writes an offer naming operator and deployment; a master compares one hash.
+
+An agent's offer holds its K10, a further master's its K11 as well.
+"""
 
 import hmac
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import address_of
 from agentkeys_core.keys import verify_recoverable
 from agentkeys_core.pairing import NO_K11
+from agentkeys_core.registry import K11Public
 from agentkeys_core.shapes import text
 from device.errors import DeviceError, Trouble
 from device.identity import Identity, Part
@@ -26,22 +30,27 @@ _BAD: Final = Reason.INVALID_ENCODING
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What the agent's machine hands to a master. `public_key` has 33 bytes; `label` is a proposal only."""
+    """What the new machine hands to a master. `public_key` has 33 bytes; `label` is a proposal only.
+
+    `k11` is None for agents.
+    """
 
     public_key: bytes
     pair: SignedPair
+    k11: K11Public | None = None
     label: str | None = None
 
     @property
     def hash(self) -> bytes:
         """The 16 bytes that people compare on both machines."""
-        return pairing_hash(device_public_key=self.public_key, profile_hash=self.pair.message.profile_hash)
+        return hash_of(self.public_key, self.k11, self.pair.message.profile_hash)
 
     def encode(self) -> bytes:
         """The file."""
         return canonical_json(
             {
                 "device_public_key": b64u_encode(self.public_key),
+                "k11": None if self.k11 is None else self.k11.to_json(),
                 "kind": _KIND,
                 "label": self.label,
                 "pair": self.pair.to_json(),
@@ -53,12 +62,13 @@ class Offer:
     def parse(cls, data: bytes) -> Self:
         """Read the file. Raises `bad_file`."""
         try:
-            names = ("device_public_key", "kind", "label", "pair", "ver")
+            names = ("device_public_key", "k11", "kind", "label", "pair", "ver")
             members = fields(strict_json(data, limit=MAX_OFFER_BYTES, reason=_BAD), required=names, reason=_BAD)
-            label = members["label"]
+            label, k11 = members["label"], members["k11"]
             offer = cls(
                 public_key=b64u_decode(members["device_public_key"], length=33),
                 pair=SignedPair.from_json(members["pair"]),
+                k11=None if k11 is None else K11Public.from_json(k11),
                 label=None if label is None else text(label, "label", reason=_BAD),
             )
         except KeyServiceError as exc:
@@ -67,14 +77,18 @@ class Offer:
             raise DeviceError(Trouble.BAD_FILE, "not a pairing offer of this version")
         return offer
 
-    def check(self, master: Device) -> None:
-        """Raise `pair_invalid` unless it is genuine, current, and made for this master's operator and deployment."""
+    def check(self, master: Device, *, part: Part = Part.AGENT) -> None:
+        """Raise `pair_invalid` unless it is genuine, current, and made for this master's operator and deployment.
+
+        `part` is what the new device is to become.
+        """
         message = self.pair.message
         digest = message.digest(master.profile.domain)
         try:
             address = address_of(self.public_key)
         except (KeyServiceError, ValueError) as exc:
             raise DeviceError(Trouble.PAIR_INVALID, "its key is none") from exc
+        named = NO_K11 if self.k11 is None else self.k11.credential_id_hash
         checks = (
             (message.operator_omni == master.identity().operator_omni, "it names another operator"),
             (
@@ -83,7 +97,8 @@ class Offer:
             ),
             (message.device == address, "its key is another device's"),
             (verify_recoverable(self.public_key, digest, self.pair.signature), "its signature is wrong"),
-            (message.k11_cred_id == NO_K11, "it is not an agent's"),
+            ((self.k11 is None) == (part is Part.AGENT), f"it is not that of a new {part}"),
+            (message.k11_cred_id == named, "its K11 is another device's"),
             (message.expires_at > master.now(), "it has expired; run agentkeys pair again there"),
         )
         for holds, otherwise in checks:
@@ -91,8 +106,29 @@ class Offer:
                 raise DeviceError(Trouble.PAIR_INVALID, otherwise)
 
 
+def hash_of(public_key: bytes, k11: K11Public | None, profile_hash: bytes) -> bytes:
+    """The pairing hash of a device with this 33-byte K10 and, for a master, this K11."""
+    keys = {} if k11 is None else {"k11_cred_id": k11.credential_id_hash, "k11_x": k11.x, "k11_y": k11.y}
+    return pairing_hash(device_public_key=public_key, profile_hash=profile_hash, **keys)
+
+
+def signed_offer(device: Device, operator: bytes, *, k11: K11Public | None = None, label: str | None = None) -> Offer:
+    """Show and sign a `Pair` for this operator."""
+    message = Pair(
+        operator_omni=operator,
+        device=device.k10.address,
+        k11_cred_id=NO_K11 if k11 is None else k11.credential_id_hash,
+        profile_hash=device.profile.hash(),
+        expires_at=device.now() + PAIR_LIFE_S,
+    )
+    signed = device.k10.sign_change(message, device.profile.domain)
+    device.show.signing(change_intent(message, signed.name))
+    pair = SignedPair(message=message, signature=signed.signature)
+    return Offer(public_key=device.k10.public_key, pair=pair, k11=k11, label=label)
+
+
 def make_offer(device: Device, operator: bytes, *, label: str | None) -> Offer:
-    """Sign a `Pair` for this operator and remember whose agent this device is; may be run again for a fresh one.
+    """Offer this device as an agent, and remember whose it is; may be run again for a fresh offer.
 
     Raises:
         DeviceError: `already_initialised` for a folder that serves another operator or is a master's.
@@ -104,19 +140,9 @@ def make_offer(device: Device, operator: bytes, *, label: str | None) -> Offer:
         raise DeviceError(
             Trouble.ALREADY_INITIALISED, f"{device.home.path} serves something else already; use another --home"
         )
-    message = Pair(
-        operator_omni=operator,
-        device=device.k10.address,
-        k11_cred_id=NO_K11,
-        profile_hash=device.profile.hash(),
-        expires_at=device.now() + PAIR_LIFE_S,
-    )
-    signed = device.k10.sign_change(message, device.profile.domain)
-    device.show.signing(change_intent(message, signed.name))
+    offer = signed_offer(device, operator, label=label)
     identity.save(device.home)
-    return Offer(
-        public_key=device.k10.public_key, pair=SignedPair(message=message, signature=signed.signature), label=label
-    )
+    return offer
 
 
 def shown(pairing: bytes) -> str:

@@ -1,4 +1,4 @@
-"""First steps of every device: the profile that the user compared, a folder of its own, a K10 key."""
+"""First steps of every device: the profile that the user compared, a folder of its own, K10 and K11 keys."""
 
 import hmac
 from pathlib import Path
@@ -8,6 +8,7 @@ from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.profile import MAX_PROFILE_BYTES, Profile
 from device.errors import DeviceError, Trouble
 from device.home import Home, read_public_file
+from device.k11.port import K11Kind, K11Record
 from device.keys import K10
 from device.session import PROFILE_FILE, Device
 from device.show import Show
@@ -55,3 +56,20 @@ def set_up(home: Home, profile: Profile, show: Show) -> Device:
                 Trouble.ALREADY_INITIALISED, f"{home.path} belongs to another deployment; use another --home"
             )
     return Device(home, profile, K10.load_or_make(home), show)
+
+
+def own_k11(device: Device, kind: K11Kind) -> K11Record:
+    """Return the public half of this device's K11, made now where there is none.
+
+    Raises:
+        DeviceError: `already_initialised` where it is of another kind; otherwise as the authenticator.
+    """
+    record = K11Record.load(device.home)
+    if record is None:
+        record = device.authenticator(kind).create(device.home, device_key_hash=device.k10.key_hash)
+        record.save(device.home)
+    if record.kind is not kind:
+        raise DeviceError(
+            Trouble.ALREADY_INITIALISED, f"this device's K11 is of kind {record.kind}; use another --home for {kind}"
+        )
+    return record

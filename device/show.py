@@ -150,7 +150,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "cap_expired": "Your clock may be behind; compare it with the server's.",
     "cap_not_yet_valid": "Your clock may be ahead; compare it with the server's.",
     "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
-    "operator_frozen": "A master froze everything; agentkeys unfreeze ends that.",
+    "operator_frozen": "A master or a restore froze everything: see agentkeys device list, then agentkeys unfreeze.",
     "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
     "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
     "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",

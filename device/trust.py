@@ -2,16 +2,31 @@
 
 import hmac
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from agentkeys_core.audit import AuditEnvelope, AuditError, AuditRow, OpKind, OpResult
 from agentkeys_core.audit_envelope import intent_commitment
 from agentkeys_core.caprequest import CapRequest
-from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.changes import (
+    AddAgent,
+    AddMaster,
+    Change,
+    Enrol,
+    Freeze,
+    RevokeDevice,
+    RotateKey,
+    SetRoles,
+    SetScope,
+    SetThreshold,
+    Teardown,
+    Unfreeze,
+)
+from agentkeys_core.checkpoint import Checkpoint
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import ES256PublicKey, parse_jwks
-from agentkeys_core.ops import Service
+from agentkeys_core.ops import ObjectClass
 from device.errors import DeviceError, Trouble
 from device.home import Home
 
@@ -20,7 +35,11 @@ KEYS_PATH: Final = "/.well-known/agentkeys-audit-jwks.json"
 
 _KINDS: Final[Mapping[type[Change], OpKind]] = {
     Enrol: OpKind.DEVICE_ADD,
+    AddMaster: OpKind.DEVICE_ADD,
     AddAgent: OpKind.DEVICE_ADD,
+    RotateKey: OpKind.K10_ROTATE,
+    SetRoles: OpKind.ROLES_OR_THRESHOLD,
+    SetThreshold: OpKind.ROLES_OR_THRESHOLD,
     RevokeDevice: OpKind.DEVICE_REVOKE,
     Freeze: OpKind.FREEZE,
     Unfreeze: OpKind.UNFREEZE,
@@ -45,12 +64,12 @@ def read_keys(data: bytes) -> dict[str, ES256PublicKey]:
 class AuditKeys:
     """The deployment's audit keys: kept here, fetched from the issuer at first use and for a key not seen yet."""
 
-    __slots__ = ("_fetch", "_fetched", "_home", "_keys")
+    __slots__ = ("_fetch", "_home", "_keys", "_missed")
 
     def __init__(self, home: Home, fetch: Callable[[], bytes]) -> None:
         self._home = home
         self._fetch = fetch
-        self._fetched = False
+        self._missed: frozenset[str] = frozenset()
         stored = home.read(KEYS_FILE)
         try:
             self._keys = {} if stored is None else read_keys(stored)
@@ -62,7 +81,6 @@ class AuditKeys:
         data = self._fetch()
         self._keys = read_keys(data)
         self._home.write(KEYS_FILE, data)
-        self._fetched = True
 
     def verify(self, row: AuditRow) -> AuditEnvelope:
         """Return what a row says, once an audit key is proven to have signed it.
@@ -77,10 +95,26 @@ class AuditKeys:
             raise _not_trusted(f"a row is malformed ({exc.reason})") from exc
 
     def all_for(self, *rows: AuditRow) -> Mapping[str, ES256PublicKey]:
-        """Return the keys by kid, fetched anew (once a run) where one of the rows names a key that is not here."""
-        if not self._fetched and any(row.kid not in self._keys for row in rows):
+        """Return the keys by kid, fetched anew where one of the rows names a key that is not here.
+
+        Each rotation brings such a key. One that the issuer did not have when it was asked last is not asked for again.
+        """
+        unknown = {row.kid for row in rows} - self._keys.keys()
+        if unknown - self._missed:
             self.refresh()
+            self._missed = frozenset(unknown - self._keys.keys())
         return self._keys
+
+    def verify_checkpoint(self, note: bytes, registry_id: str) -> Checkpoint:
+        """Return the checkpoint of a note, once an audit key is proven to have signed it.
+
+        Raises:
+            KeyServiceError: as `Checkpoint.verify`; DeviceError as `refresh`.
+        """
+        with suppress(KeyServiceError):
+            return Checkpoint.verify(note, registry_id, self._keys.values())
+        self.refresh()  # a key of a new epoch may have signed it
+        return Checkpoint.verify(note, registry_id, self._keys.values())
 
 
 def _expect(condition: bool, what: str) -> None:
@@ -111,14 +145,32 @@ def check_signing_row(keys: AuditKeys, row: AuditRow, *, intent: str | None, dig
     _expect(content.intent_commitment == commitment, "payload")
 
 
-def check_stored_row(keys: AuditKeys, row: AuditRow, *, operator: bytes, service: Service, body: bytes) -> None:
-    """Raise `row_not_trusted` unless a master of this operator stored exactly these body bytes under this service."""
+#: What may have put a value where it is: a store, or for a credential the signer itself, from a legacy envelope.
+_STORED_BY: Final[Mapping[ObjectClass, frozenset[int]]] = {
+    ObjectClass.CREDENTIALS: frozenset({OpKind.CRED_STORE, OpKind.CRED_REWRAP}),
+    ObjectClass.MEMORY: frozenset({OpKind.MEMORY_PUT}),
+}
+
+
+def check_stored_row(
+    keys: AuditKeys, row: AuditRow, request: CapRequest, *, owner: bytes, body: bytes
+) -> AuditEnvelope:
+    """Return what the row says of the store that a read of ours gave: exactly these body bytes, stored for this owner.
+
+    Only a row of `CRED_REWRAP` that names the value (`req`) counts: the signer writes `req` where it has opened a
+    legacy envelope itself, never where it re-wrapped what a worker had sealed (docs/adr/0025).
+
+    Raises:
+        DeviceError: `row_not_trusted`.
+    """
     content = keys.verify(row)
-    _expect(content.op_kind == OpKind.CRED_STORE, "operation than a store")
-    _expect(content.op_body.svc == service.text, "service")
-    _expect(content.operator_omni == operator and content.actor_omni == operator, "owner")
+    kinds = frozenset() if request.rule.object_class is None else _STORED_BY[request.rule.object_class]
+    _expect(content.op_kind in kinds, "operation than a store")
+    _expect(content.op_body.svc == request.service.text, "service")
+    _expect(content.operator_omni == request.operator_omni and content.actor_omni == owner, "owner")
     _expect(content.op_body.req == sha256(body), "value")
     _expect(content.result == OpResult.SUCCESS, "result")
+    return content
 
 
 def check_released(store: AuditRow, release: AuditRow) -> None:
@@ -137,6 +189,8 @@ def change_kind(change: Change) -> OpKind:
     """The kind of row that a registry writes for a change of this command."""
     if isinstance(change, SetScope):
         return OpKind.SCOPE_GRANT if change.grant else OpKind.SCOPE_REVOKE
+    if isinstance(change, Teardown):
+        return OpKind.CRED_TEARDOWN if change.classes & ObjectClass.CREDENTIALS else OpKind.MEMORY_TEARDOWN
     return _KINDS[type(change)]
 
 

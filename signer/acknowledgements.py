@@ -64,9 +64,10 @@ def _of_known(tx: Transaction, attempt: Attempt, request: CapRequest, known: Cap
     if known.row_id is None:
         raise KeyServiceError(Reason.INVALID_BODY, "nothing was released for this cap")
     if request.rule.effect is Effect.WRITE:
-        _make_current(tx, request, known)
+        _make_current(tx, request, known)  # which fixes the outcome as well
         _end_hold(tx, request, known)
-    ledger.put_cap(replace(known, outcome=int(result), outcome_row_id=known.row_id))
+    else:
+        ledger.put_cap(replace(known, outcome=int(result), outcome_row_id=known.row_id))
     write_line(tx, attempt, request.digest)
     return ledger.row(known.row_id)
 

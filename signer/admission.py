@@ -11,7 +11,7 @@ from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import Effect, K11Rule, ObjectClass, WorkerClass, k11_required, owner_of
 from agentkeys_core.registry import DeviceRecord, OperatorState
 from agentkeys_runtime.identity import CallerIdentity
-from signer.ledger import Burn, LedgerReader, ObjectRef, Snapshot, Transaction
+from signer.ledger import Burn, Glance, LedgerReader, ObjectRef, Transaction
 from signer.limits import Limits
 from signer.ports import Clock, RegistryReader
 from signer.signing_policy import SigningPolicy
@@ -94,13 +94,13 @@ class Admission:
     """Admits requests, or refuses them with the first reason in the order of design section 4."""
 
     def __init__(
-        self, *, registry: RegistryReader, policy: ServicePolicy, limits: Limits, clock: Clock, snapshot: Snapshot
+        self, *, registry: RegistryReader, policy: ServicePolicy, limits: Limits, clock: Clock, glance: Glance
     ) -> None:
         self._registry = registry
         self._policy = policy
         self._limits = limits
         self._clock = clock
-        self._snapshot = snapshot
+        self._glance = glance
 
     def parse(self, attempt: Attempt, data: bytes, effects: frozenset[Effect]) -> Cap:
         """The cap, whose op belongs to the caller's class and whose effect is one of `effects`.
@@ -128,11 +128,13 @@ class Admission:
         at = self._clock.now()
         status = self._registry.status()
         check_context(request, aud=self._policy.aud, now=at, current_epoch=status.k3_epoch)
+        if request.issued_at <= status.caps_after:  # it may have been used up in what a restore has lost
+            raise KeyServiceError(Reason.CAP_EXPIRED, "issued before a restore", metadata={"server_time": str(int(at))})
         verify_cosign(cap, self._policy.cosign_keys)
         verify_device_signature(cap)
         if attempt.device_verified is None:  # a session is admitted twice and charged once
             attempt.device_verified = request.digest
-            self._limits.charge_device(request.device)
+            self._limits.charge_device(request.device, request.digest)
         operator = self._registry.lookup_device(request.device)
         replacing = self._is_replacing(request, burn)
         authorised = authorise(cap, operator, replacing=replacing, policy_asks=policy_asks)
@@ -158,7 +160,7 @@ class Admission:
             return False
         owner = owner_of(rule, request.operator_omni, request.actor_omni)
         ref = ObjectRef(owner=owner, object_class=rule.object_class, service=request.service.text)
-        with self._snapshot() as ledger:
+        with self._glance() as ledger:
             used = ledger.cap(request.digest)
             if used is not None and burn and burn in used.burned:
                 return False

@@ -1,6 +1,5 @@
 """The command `agentkeys-signer`: parse, call, print."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +7,18 @@ from typing import Annotated, Final
 
 import typer
 
-from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.encoding import hex_decode
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import configure
 from signer import oidc, profile_file
 from signer.adapters.database import Database, StateError, read_meta
+from signer.cli_options import ConfigOption, JsonOption, PassphraseFd, PassphraseFile, print_facts
+from signer.cli_state import backup, journal_app, restore_command
 from signer.config import SignerConfig, UnsealConfig, origin_or_value_error
 from signer.hardening import HardeningError, harden
-from signer.hostsocket import HostSocketError, ask_host
+from signer.hostsocket import TIMEOUT_S, HostSocketError, ask_host
 from signer.journal import JournalTamperedError
 from signer.keyring import Keyring
 from signer.ports import VaultError
@@ -24,9 +26,9 @@ from signer.prefork import ChildError
 from signer.private_files import read_private
 from signer.rpc.permissions import PERMISSIONS
 from signer.serving import StartError, serve
-from signer.setup import create_deployment, ensure_key_file, new_k3, parse_k3
+from signer.setup import create_deployment, ensure_key_file, parse_k3
 from signer.unsealing import ask_secretly, unsealer_of
-from signer.vault import Vault
+from signer.vault import Vault, new_k3
 
 #: What a host can do something about: one line on stderr and exit 1. BindError is an OSError.
 _EXPECTED: Final = (
@@ -42,6 +44,7 @@ _EXPECTED: Final = (
     OSError,
 )
 _K3_FILE_LIMIT: Final = 128  # bytes
+_ROTATE_S: Final = 60.0  # longer than every wait of a rotation together
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,11 +55,9 @@ app = typer.Typer(
 )
 oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
 app.add_typer(oidc_app, name="oidc")
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="signer.toml")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="File with the passphrase, mode 0600.")]
-PassphraseFd = Annotated[int | None, typer.Option(help="Open descriptor to read the passphrase from.")]
+app.add_typer(journal_app, name="journal")
+app.command()(backup)
+app.command("restore")(restore_command)
 
 
 @app.command(short_help="Make a vault with a new master secret, and the state file.")
@@ -134,19 +135,70 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
             "incarnation": meta.incarnation,
             "serving": False,
         }
-    _print_facts(facts, as_json=as_json)
+    print_facts(facts, as_json=as_json)
 
 
 @app.command(short_help="Make the serving signer forget every secret.")
 def seal(config: ConfigOption) -> None:
     """Make the serving signer forget every secret; only a new start opens the vault again."""
-    _print_facts(_asked(load_config(config, SignerConfig), "seal"), as_json=False)
+    print_facts(_asked(load_config(config, SignerConfig), "seal"), as_json=False)
 
 
 @app.command("clock-reset", short_help="Reset the high-water mark of time.")
 def clock_reset(config: ConfigOption) -> None:
     """Reset the signer's high-water mark of time, after the longest window; nothing is served until then."""
-    _print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
+    print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
+
+
+@app.command()
+def rotate(
+    config: ConfigOption,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Generate the next epoch, write its public keys.")] = False,
+    commit: Annotated[bool, typer.Option("--commit", help="Make the prepared epoch current.")] = False,
+    out: Annotated[Path | None, typer.Option(help="With --prepare: folder that the issuer's origin serves.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Advance K3 to a new epoch: prepare, publish the files, commit. At most once an hour, while the signer serves."""
+    if prepare == commit or prepare != (out is not None):
+        raise typer.BadParameter("either --prepare with --out FOLDER, or --commit")
+    found = load_config(config, SignerConfig)
+    if commit:
+        print_facts(_asked(found, "rotate-commit", timeout_s=_ROTATE_S), as_json=as_json)
+        return
+    answer = _asked(found, "rotate-prepare", timeout_s=_ROTATE_S)
+    files = answer.pop("files", None)
+    if out is None or not isinstance(files, dict) or set(files) != {oidc.JWKS, oidc.AUDIT_JWKS}:
+        raise HostSocketError("the signer answered with other files than the two key sets")
+    written = oidc.export(out, {name: str(text).encode() for name, text in files.items()})
+    print_facts({**answer, "written": ", ".join(str(path) for path in written)}, as_json=as_json)
+
+
+@app.command("rewrap-window", short_help="Let workers re-wrap envelopes for a while.")
+def rewrap_window(
+    config: ConfigOption,
+    minutes: Annotated[int | None, typer.Option(min=1, help="Open the window for so long (at most 240).")] = None,
+    close: Annotated[bool, typer.Option("--close", help="Close it now.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let workers re-wrap envelopes under the current epoch for a while; without options, say how long still."""
+    if close and minutes is not None:
+        raise ConfigError("--minutes opens the window and --close closes it")
+    asked = {"minutes": 0} if close else {} if minutes is None else {"minutes": minutes}
+    print_facts(_asked(load_config(config, SignerConfig), "rewrap-window", **asked), as_json=as_json)
+
+
+@app.command(short_help="Undo a first bind by e-mail.")
+def annul(
+    config: ConfigOption,
+    operator: Annotated[str, typer.Argument(metavar="OMNI", help="The operator's omni, 64 hex digits.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Undo a first bind by e-mail that the wrong person made; refused once anything was released to it.
+
+    Its devices are revoked for ever, and the identity may bind again.
+    """
+    omni = hex_decode(operator.lower(), length=32, reason=Reason.INVALID_OMNI)
+    print_facts(_asked(load_config(config, SignerConfig), "annul", operator=omni.hex()), as_json=as_json)
 
 
 @app.command(short_help="Write the profile that devices take; print its hash.")
@@ -172,7 +224,7 @@ def profile(  # noqa: PLR0917  # typer passes them by name
         found, registry_id=registry_id, ca=ca, broker=broker, issuer=issuer, workers=workers
     )
     oidc.export_file(out, composed.encode())
-    _print_facts({"profile": str(out), "profile_hash": composed.hash().hex()}, as_json=as_json)
+    print_facts({"profile": str(out), "profile_hash": composed.hash().hex()}, as_json=as_json)
 
 
 @oidc_app.command("export")
@@ -186,7 +238,7 @@ def oidc_export(
     """Write discovery and both key sets below FOLDER, replacing what an earlier export wrote."""
     harden()
     found = load_config(config, SignerConfig)
-    origin = issuer or (found.sts.issuer if found.sts else None) or found.profile.issuer
+    origin = issuer or found.issuer_origin
     if origin is not None:
         _checked_issuer(origin)
     with unsealer_of(found.unseal, passphrase_file=passphrase_file, passphrase_fd=passphrase_fd) as unsealer:
@@ -215,10 +267,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _asked(config: SignerConfig, command: str) -> dict[str, object]:
-    answer = ask_host(config.host_socket, command)
+def _asked(
+    config: SignerConfig, command: str, *, timeout_s: float = TIMEOUT_S, **arguments: object
+) -> dict[str, object]:
+    answer = ask_host(config.host_socket, command, timeout_s=timeout_s, **arguments)
     if answer.pop("ok", False) is not True:
-        raise HostSocketError(f"the signer refused: {answer.get('reason')}")
+        detail = answer.get("detail")
+        raise HostSocketError(f"the signer refused: {answer.get('reason')}{f' ({detail})' if detail else ''}")
     return answer
 
 
@@ -235,11 +290,3 @@ def _print_made(config: SignerConfig, registry_id: str) -> None:
     print(f"registry   {registry_id}")
     if config.unseal == UnsealConfig():
         print("keep the passphrase: without it the vault never opens again")
-
-
-def _print_facts(facts: Mapping[str, object], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(facts, sort_keys=True))
-        return
-    for name, value in facts.items():
-        print(f"{name:<13} {value}")

@@ -79,6 +79,65 @@ class StsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerConfig:
+    """An issuer of ID tokens that count as evidence for a first bind. `jwks` holds its keys; the host keeps it current.
+
+    `identity` is `oidc` (named by issuer and subject), or `oauth2_google` (by subject alone) for Google only.
+    """
+
+    issuer: str
+    client_id: str
+    jwks: Path
+    identity: Literal["oidc", "oauth2_google"] = "oidc"
+
+    def __post_init__(self) -> None:
+        if "|" in self.issuer or not self.issuer or not self.client_id:
+            raise ValueError("an issuer has a name without a bar, and a client_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasskeyConfig:
+    """The relying party of users' passkeys, the broker's domain, and the origins of its pages."""
+
+    rp_id: str
+    origins: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rp_id or not self.origins:
+            raise ValueError("passkeys need rp_id and origins")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceConfig:
+    """Which first binds `AttestEnrol` takes, beside those of an own wallet: nothing that is not named here.
+
+    `email` rests on the broker's word alone; such binds are marked `low`.
+    """
+
+    oidc: tuple[IssuerConfig, ...] = ()
+    passkey: PasskeyConfig | None = None
+    email: bool = False
+
+    def __post_init__(self) -> None:
+        if len({entry.issuer for entry in self.oidc}) != len(self.oidc):
+            raise ValueError("an issuer is named twice")
+        if sum(entry.identity == "oauth2_google" for entry in self.oidc) > 1:
+            raise ValueError("oauth2_google names subjects of one issuer only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOriginConfig:
+    """How a rotation reads what the issuer's origin serves. `ca` holds its roots, by default the system's."""
+
+    origin: str | None = None
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.origin is not None:
+            origin_or_value_error(self.origin, "origin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Rates in calls a second, bursts and calls in flight as counts; each process counts by itself."""
 
@@ -119,13 +178,15 @@ class SignerConfig:
     cosign_keys: tuple[Path, ...] = ()
     unseal: UnsealConfig = field(default_factory=UnsealConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    issuer: KeyOriginConfig = field(default_factory=KeyOriginConfig)
     sts: StsConfig | None = None
     signing_policy: Path | None = None
     reflection: bool = True
     processes: int = 1
-    threads: int = 8
+    threads: int = 16
 
     def __post_init__(self) -> None:
         match = _LISTEN.fullmatch(self.listen)
@@ -143,6 +204,11 @@ class SignerConfig:
     def port(self) -> int:
         """Port part of `listen`."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def issuer_origin(self) -> str | None:
+        """Where the host publishes the public keys, as the first of the tables that names it says."""
+        return self.issuer.origin or (self.sts.issuer if self.sts else None) or self.profile.issuer
 
     @property
     def database(self) -> Path:

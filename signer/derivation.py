@@ -28,6 +28,8 @@ _OBJECT_SALT: Final = b"agentkeys.object-salt.v1"
 _OBJECT_INFO: Final = b"agentkeys.object.v1"
 _ES256_SALT: Final = b"agentkeys.es256-salt.v1"
 _ES256_INFO: Final[dict[Es256Purpose, bytes]] = {"oidc": b"agentkeys.oidc.v1", "audit": b"agentkeys.audit.v1"}
+_LEGACY_SALT: Final = b"agentkeys.kek-salt.v2"
+_LEGACY_INFO: Final = b"agentkeys.user.v1"
 _CHECK_INFO: Final = b"agentkeys.k3-check.v1"
 _JOURNAL_SALT: Final = b"agentkeys.journal-salt.v1"
 _JOURNAL_INFO: Final = b"agentkeys.journal.v1"
@@ -83,6 +85,11 @@ def object_key(
     key, commitment = both[:KEY_LENGTH], bytes(both[KEY_LENGTH:])
     both[:] = bytes(len(both))
     return key, commitment
+
+
+def legacy_key(k3: KeyBuffer, omni: bytes) -> bytearray:
+    """The 32-byte key that all 0x04 envelopes of one owner share; it never leaves the signer."""
+    return _hkdf(k3, salt=_LEGACY_SALT, info=_LEGACY_INFO + omni)
 
 
 def es256_scalar(k3: KeyBuffer, purpose: Es256Purpose) -> bytearray:

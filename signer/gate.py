@@ -14,6 +14,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 _SEALED: Final = 0
 _HOLD: Final = struct.Struct("=d")  # monotonic seconds; the clock is one for all processes of a machine
 _HOLD_AT: Final = 8
+_WINDOW_AT: Final = 16
 
 
 class Gate:
@@ -43,6 +44,25 @@ class Gate:
         """Seconds until a hold ends; 0 where there is none."""
         (until,) = _HOLD.unpack_from(self._memory, _HOLD_AT)
         return max(0.0, float(until) - self._monotonic())
+
+    def open_window(self, length_s: float) -> None:
+        """Let envelopes be re-wrapped for `length_s` seconds from now; 0 closes the window."""
+        _HOLD.pack_into(self._memory, _WINDOW_AT, self._monotonic() + length_s)
+
+    @property
+    def window_s(self) -> float:
+        """Seconds until the window closes; 0 where it is closed, as it is at every start."""
+        (until,) = _HOLD.unpack_from(self._memory, _WINDOW_AT)
+        return max(0.0, float(until) - self._monotonic())
+
+    def check_window(self) -> None:
+        """Return while the host lets envelopes be re-wrapped.
+
+        Raises:
+            KeyServiceError: window_closed.
+        """
+        if self.window_s <= 0:
+            raise KeyServiceError(Reason.WINDOW_CLOSED, "the host has opened no window")
 
     def check(self) -> None:
         """Return where calls may be served.

@@ -1,5 +1,6 @@
 """The Unix socket of host actions: mode 0600, one JSON line in, one out, only for this very account (and root)."""
 
+import inspect
 import json
 import logging
 import os
@@ -8,22 +9,25 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from agentkeys_core.encoding import canonical_json, fields, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
+from signer.ports import HostRefusedError, VaultError
 
 MAX_LINE: Final = 4096  # bytes of a command
-MAX_ANSWER: Final = 64 * 1024  # bytes
+MAX_ANSWER: Final = 1024 * 1024  # bytes: the key documents of a thousand epochs
 TIMEOUT_S: Final = 5.0
 _ACCEPT_POLL_S: Final = 0.5
+_AT_ONCE: Final = 4  # commands: a rotation that waits for the issuer must not keep the host from sealing
 _LONGEST_NAME: Final = 100  # bytes; sockaddr_un holds 108, elsewhere 104
 _UCRED: Final = struct.Struct("3i")
 _LOG: Final = logging.getLogger("agentkeys.signer.host")
 
-Handler = Callable[[], Mapping[str, object]]
+Handler = Callable[..., Mapping[str, object]]
 
 
 class HostSocketError(Exception):
@@ -66,6 +70,7 @@ class HostSocket:
             raise HostSocketError(f"{path} cannot be made: {exc.strerror or exc}") from exc
         self._socket.settimeout(_ACCEPT_POLL_S)
         self._stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="host-command")
         self._thread = threading.Thread(target=self._serve, name="host-socket", daemon=True)
 
     def start(self) -> None:
@@ -77,6 +82,7 @@ class HostSocket:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._pool.shutdown()
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
@@ -89,9 +95,12 @@ class HostSocket:
             except OSError:  # out of descriptors: not to spin until there are some again
                 self._stopping.wait(_ACCEPT_POLL_S)
                 continue
-            with connection, suppress(OSError):  # a client that left
-                connection.settimeout(TIMEOUT_S)
-                self._answer(connection)
+            self._pool.submit(self._attend, connection)
+
+    def _attend(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # a client that left
+            connection.settimeout(TIMEOUT_S)
+            self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
         if not _is_own_account(connection):
@@ -101,6 +110,10 @@ class HostSocket:
             answer = {"ok": True, **self._run(_read_line(connection, MAX_LINE))}
         except KeyServiceError as exc:
             answer = {"ok": False, "reason": exc.reason.value}
+        except HostRefusedError as exc:
+            answer = {"ok": False, "reason": exc.reason, "detail": exc.detail}
+        except VaultError as exc:
+            answer = {"ok": False, "reason": exc.problem.value, "detail": str(exc)}
         except Exception:  # noqa: BLE001  # whatever broke, the socket keeps answering
             _LOG.exception("a host command failed")
             answer = {"ok": False, "reason": Reason.INTERNAL.value}
@@ -108,25 +121,33 @@ class HostSocket:
 
     def _run(self, line: bytes) -> Mapping[str, object]:
         command = strict_json(line, limit=MAX_LINE, reason=Reason.INVALID_BODY)
-        name = fields(command, required=("command",), reason=Reason.INVALID_BODY)["command"]
+        members = fields(command, required=("command",), optional=("arguments",), reason=Reason.INVALID_BODY)
+        name, arguments = members["command"], members.get("arguments", {})
         handler = self._handlers.get(name) if isinstance(name, str) else None
         if handler is None:
             raise KeyServiceError(Reason.NOT_IMPLEMENTED, "no such command")
-        return handler()
+        if not isinstance(arguments, dict):
+            raise KeyServiceError(Reason.INVALID_BODY, "arguments are no object")
+        try:
+            inspect.signature(handler).bind(**arguments)
+        except TypeError as exc:
+            raise KeyServiceError(Reason.INVALID_BODY, "not the arguments of this command") from exc
+        return handler(**arguments)
 
 
-def ask_host(path: Path, command: str) -> dict[str, object]:
-    """The answer of the signer that serves at `path`.
+def ask_host(path: Path, command: str, *, timeout_s: float = TIMEOUT_S, **arguments: object) -> dict[str, object]:
+    """The answer of the signer that serves at `path`, waited for `timeout_s` seconds; `arguments` by name.
 
     Raises:
         HostSocketError: nobody serves there, or the answer is none.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT_S)
+        connection.settimeout(timeout_s)
         try:
             with _reachable(path) as name:
                 connection.connect(name)
-            connection.sendall(canonical_json({"command": command}) + b"\n")
+            asked = {"command": command} | ({"arguments": arguments} if arguments else {})
+            connection.sendall(canonical_json(asked) + b"\n")
             answer = json.loads(_read_line(connection, MAX_ANSWER))
         except (OSError, ValueError, KeyServiceError) as exc:
             raise HostSocketError(f"no signer answers at {path}") from exc

@@ -8,30 +8,50 @@ Spec: design section 5 ("Journal and audit are one thing").
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
 import orjson
 
-from agentkeys_core.audit import AuditRow, row_hash
-from agentkeys_core.hashes import keccak256
+from agentkeys_core.audit import AuditError, AuditRow
+from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.hashes import sha256
+from agentkeys_core.keys import ES256PublicKey
 
 GENESIS: Final = bytes(32)
 _LINE_TAG: Final = b"agentkeys.journal.v1\x00"
 _HEAD_TAG: Final = b"agentkeys.journal.head.v1\x00"
+_STREAM_TAG: Final = b"agentkeys.journal.stream.v1\x00"
 
 
 class JournalTamperedError(Exception):
-    """The journal on disk is not the one that this signer wrote. The text names the place; it holds no secret."""
+    """The journal on disk is not the one that this signer wrote. The text names the place; it holds no secret.
+
+    `line` is the number of the first journal line that does not fit, `row` that of the first audit row, where the
+    fault lies in one.
+    """
+
+    def __init__(self, detail: str, *, line: int | None = None, row: int | None = None) -> None:
+        super().__init__(detail)
+        self.line = line
+        self.row = row
 
 
 class MacKeys(Protocol):
-    """What the journal needs of the keyring: a MAC under a held epoch's K3-derived key."""
+    """What the journal's head needs of the keyring: a MAC under a held epoch's K3-derived key."""
 
     def journal_mac(self, epoch: int, data: bytes) -> bytes:
         """HMAC-SHA256 (32 bytes) of `data` under the journal MAC key of `epoch`; raises epoch_not_held, sealed."""
+        ...
+
+
+class ReplayKeys(MacKeys, Protocol):
+    """What a full replay needs beside it: who may have signed audit rows."""
+
+    def audit_keys(self) -> Mapping[str, ES256PublicKey]:
+        """The public audit key of each held epoch, by kid; raises sealed."""
         ...
 
 
@@ -87,6 +107,13 @@ class JournalHead:
     mac: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamHead(JournalHead):
+    """A head as clients keep and echo it; its MAC covers registry and incarnation as well."""
+
+    incarnation: int
+
+
 def chain_hash(previous: bytes, sequence: int, line: bytes) -> bytes:
     """Hash (32 bytes) of line number `sequence` (from 1), which binds every line before it."""
     return hashlib.sha256(_LINE_TAG + previous + sequence.to_bytes(8, "big") + line).digest()
@@ -97,6 +124,12 @@ def head_message(sequence: int, head_hash: bytes) -> bytes:
     return _HEAD_TAG + sequence.to_bytes(8, "big") + head_hash
 
 
+def stream_message(registry_id: str, *, incarnation: int, sequence: int, head_hash: bytes) -> bytes:
+    """The bytes under the MAC of a head that clients keep."""
+    place = incarnation.to_bytes(8, "big") + sequence.to_bytes(8, "big")
+    return _STREAM_TAG + sha256(registry_id.encode()) + place + head_hash
+
+
 def sign_head(keys: MacKeys, *, sequence: int, head_hash: bytes, epoch: int) -> JournalHead:
     """The head, MACed under `epoch`. Raises epoch_not_held, sealed."""
     mac = keys.journal_mac(epoch, head_message(sequence, head_hash))
@@ -105,9 +138,14 @@ def sign_head(keys: MacKeys, *, sequence: int, head_hash: bytes, epoch: int) -> 
 
 def verify_head(head: JournalHead, keys: MacKeys) -> None:
     """Return when the head's MAC is ours, else raise `JournalTamperedError`."""
-    expected = keys.journal_mac(head.epoch, head_message(head.sequence, head.hash))
-    if not hmac.compare_digest(expected, head.mac):
-        raise JournalTamperedError(f"the MAC of the journal's head (line {head.sequence}) is not this signer's")
+    try:
+        expected = keys.journal_mac(head.epoch, head_message(head.sequence, head.hash))
+        ours = hmac.compare_digest(expected, head.mac)
+    except (TypeError, OverflowError) as exc:  # of a file that was not written by us
+        raise JournalTamperedError("the journal's head is malformed") from exc
+    if not ours:
+        detail = f"the MAC of the journal's head (line {head.sequence}) is not this signer's"
+        raise JournalTamperedError(detail, line=head.sequence)
 
 
 def read_head(conn: sqlite3.Connection) -> JournalHead:
@@ -119,13 +157,20 @@ def read_head(conn: sqlite3.Connection) -> JournalHead:
     return JournalHead(sequence=sequence, hash=head_hash, epoch=epoch, mac=mac)
 
 
+def read_line_hash(conn: sqlite3.Connection, sequence: int) -> bytes | None:
+    """The chain's hash at that line; None where there is no such line."""
+    found: tuple[bytes] | None = conn.execute("SELECT hash FROM journal WHERE seq = ?", (sequence,)).fetchone()
+    return None if found is None else found[0]
+
+
 def check_head(conn: sqlite3.Connection, keys: MacKeys) -> JournalHead:
     """The stored head, after its MAC and the last line were checked against it. Cheap: done at every start."""
     head = read_head(conn)
     verify_head(head, keys)
     last = conn.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     if last != (head.sequence, head.hash):
-        raise JournalTamperedError("the last journal line is not the one that the head names")
+        line = 1 if last is None else min(last[0] + 1, head.sequence)
+        raise JournalTamperedError("the last journal line is not the one that the head names", line=line)
     return head
 
 
@@ -138,52 +183,70 @@ class JournalReport:
     head: JournalHead
 
 
-def verify_journal(conn: sqlite3.Connection, keys: MacKeys) -> JournalReport:
-    """Replay the whole journal and every audit chain; each row must be named by exactly one line, in order.
+def verify_journal(
+    conn: sqlite3.Connection, keys: ReplayKeys, *, known: tuple[int, bytes] | None = None
+) -> JournalReport:
+    """Replay the whole journal and every audit chain; each row must be named by exactly one line, in order, and signed.
 
-    Raises `JournalTamperedError`, which names the first place that does not fit. Signatures of rows are the
-    business of whoever holds the audit public keys; a row's hash is what the journal fixes. A signer may be writing
-    meanwhile: the replay reads one snapshot.
+    `known` is the number and hash of a line that is known from elsewhere: without one, a journal that was cut and whose
+    head was put back with it looks like any older journal. A signer may be writing meanwhile: one snapshot is read.
+
+    Raises:
+        JournalTamperedError: names the first place that does not fit.
+        KeyServiceError: epoch_not_held for a head of an epoch that the vault does not hold; sealed.
     """
     conn.execute("BEGIN")
     try:
-        return _replay(conn, keys)
+        return _replay(conn, keys, known)
     finally:
         conn.execute("ROLLBACK")
 
 
-def _replay(conn: sqlite3.Connection, keys: MacKeys) -> JournalReport:
-    head = check_head(conn, keys)
-    previous, count = GENESIS, 0
-    rows = _row_hashes(conn)
-    rows_seen = 0
-    for sequence, line, stored, named in conn.execute(
-        "SELECT seq, line, hash, json_extract(CAST(line AS TEXT), '$.row') FROM journal ORDER BY seq"
-    ):
+def _replay(conn: sqlite3.Connection, keys: ReplayKeys, known: tuple[int, bytes] | None) -> JournalReport:
+    head = read_head(conn)
+    previous, count, rows_seen = GENESIS, 0, 0
+    rows = _row_hashes(conn, keys.audit_keys())
+    for sequence, line, stored in conn.execute("SELECT seq, line, hash FROM journal ORDER BY seq"):
         count += 1
+        if sequence != count or not isinstance(line, bytes):
+            raise JournalTamperedError(f"journal line {count} is missing", line=count)
         previous = chain_hash(previous, count, line)
-        if sequence != count or previous != stored:
-            raise JournalTamperedError(f"the journal's chain breaks at line {count}")
+        if previous != stored:
+            raise JournalTamperedError(f"the journal's chain breaks at line {count}", line=count)
+        if known is not None and known[0] == count and known[1] != previous:
+            raise JournalTamperedError(f"line {count} is not the line that is known under this number", line=count)
+        named = orjson.loads(line)["row"]
         if named is not None:
             rows_seen += 1
             if next(rows, None) != bytes.fromhex(named):
-                raise JournalTamperedError(f"line {count} names an audit row that is not row {rows_seen}")
-    if next(rows, None) is not None:
-        raise JournalTamperedError(f"audit row {rows_seen + 1} is named by no line")
+                detail = f"line {count} names an audit row that is not row {rows_seen}"
+                raise JournalTamperedError(detail, line=count, row=rows_seen)
     if (count, previous) != (head.sequence, head.hash):
-        raise JournalTamperedError("the journal does not end at its head")
+        missing = min(count, head.sequence) + 1
+        raise JournalTamperedError(f"the journal does not end at its head, line {head.sequence}", line=missing)
+    if next(rows, None) is not None:
+        raise JournalTamperedError(f"audit row {rows_seen + 1} is named by no line", row=rows_seen + 1)
+    verify_head(head, keys)
+    if known is not None and known[0] > count:
+        raise JournalTamperedError(f"line {count + 1} is missing: line {known[0]} was known", line=count + 1)
     return JournalReport(lines=count, rows=rows_seen, head=head)
 
 
-def _row_hashes(conn: sqlite3.Connection) -> Iterator[bytes]:
-    """Hash of every audit row in the order of writing, each recomputed and chained to its actor's last one."""
+def _row_hashes(conn: sqlite3.Connection, keys: Mapping[str, ES256PublicKey]) -> Iterator[bytes]:
+    """Hash of every audit row in the order of writing, each verified and chained to its actor's last one."""
     heads: dict[bytes, tuple[int, bytes]] = {}
-    for number, data in conn.execute("SELECT id, row FROM rows ORDER BY id"):
-        row = AuditRow.parse(data)
+    for number, (stored, data) in enumerate(conn.execute("SELECT id, row FROM rows ORDER BY id"), start=1):
+        if stored != number:
+            raise JournalTamperedError(f"audit row {number} is missing", row=number)
+        try:
+            row = AuditRow.parse(data)
+            row.verify(keys)
+        except AuditError as exc:
+            raise JournalTamperedError(f"audit row {number} proves nothing: {exc.fault}", row=number) from exc
+        except (KeyServiceError, TypeError) as exc:
+            raise JournalTamperedError(f"audit row {number} is malformed", row=number) from exc
         sequence, previous = heads.get(row.actor, (0, GENESIS))
         if row.seq != sequence or row.prev != previous:
-            raise JournalTamperedError(f"audit row {number} does not follow the last row of its actor")
-        if row_hash(row.actor, row.prev, row.seq, keccak256(row.envelope)) != row.row_hash:
-            raise JournalTamperedError(f"the hash of audit row {number} is not that of its content")
+            raise JournalTamperedError(f"audit row {number} does not follow the last row of its actor", row=number)
         heads[row.actor] = (sequence + 1, row.row_hash)
         yield row.row_hash

@@ -1,7 +1,8 @@
 """The held epochs of K3 as the rest of the signer can use them: methods that derive and sign, none that shows K3."""
 
 import hmac
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Never, Self, TypeVar
 
@@ -17,6 +18,7 @@ from signer.derivation import (
     es256_key,
     journal_mac_key,
     k3_check,
+    legacy_key,
     object_key,
     wallet_address,
     wallet_signature,
@@ -74,13 +76,15 @@ class Keyring:
     and are only dropped.
     """
 
-    __slots__ = ("_epochs", "_sealed")
+    __slots__ = ("_changing", "_epochs", "_forget", "_sealed")
 
     def __init__(self, secrets: Mapping[int, Secret]) -> None:
         """Take ownership of `secrets`, 32 bytes by epoch from 1."""
         if not secrets or any(epoch < 1 or len(secret) != K3_LENGTH for epoch, secret in secrets.items()):
             raise ValueError("a keyring holds at least one epoch, each a secret of 32 bytes")
         self._sealed = False
+        self._changing = threading.Lock()
+        self._forget: list[Callable[[], None]] = []
         self._epochs = {epoch: _Epoch(secrets[epoch]) for epoch in sorted(secrets)}
 
     @property
@@ -98,6 +102,24 @@ class Keyring:
         """Whether this epoch can be derived from."""
         self._still_open()
         return epoch in self._epochs
+
+    def hold(self, epoch: int, secret: Secret) -> None:
+        """Hold one epoch more, newer than all others. Takes ownership of `secret`, also where this raises `sealed`.
+
+        Raises:
+            ValueError: the epoch is not the next one: none is ever replaced, and none is left out.
+        """
+        with self._changing:
+            if self._sealed:
+                secret.wipe()
+            self._still_open()
+            if epoch != max(self._epochs) + 1 or len(secret) != K3_LENGTH:
+                raise ValueError("a keyring takes the next epoch alone, a secret of 32 bytes")
+            self._epochs = {**self._epochs, epoch: _Epoch(secret)}  # readers go on with the mapping that they have
+
+    def forget_too(self, forget: Callable[[], None]) -> None:
+        """Have `forget` called when the keyring is sealed: what opens the vault goes with what was in it."""
+        self._forget.append(forget)
 
     def address(self, omni: bytes, epoch: int) -> bytes:
         """The 20-byte address of K4(omni)."""
@@ -117,6 +139,10 @@ class Keyring:
             return self._answer(ObjectKey(key=bytes(key), commitment=commitment))
         finally:
             key[:] = bytes(len(key))
+
+    def legacy_key(self, epoch: int, owner: bytes) -> Secret:
+        """The key of an owner's 0x04 envelopes, to be used up here; whoever asks wipes it."""
+        return self._answer(Secret.take(legacy_key(self._view(self._epoch(epoch).k3), owner)))
 
     def audit_sign(self, epoch: int, message: bytes) -> bytes:
         """ES256 over `message` by the audit key: 64 bytes r||s."""
@@ -142,6 +168,10 @@ class Keyring:
         """The JWKS document of all held epochs."""
         return {"keys": [self._es256(epoch, purpose).public.jwk() for epoch in self.epochs]}
 
+    def audit_keys(self) -> dict[str, ES256PublicKey]:
+        """The public audit key of each held epoch, by kid."""
+        return {key.kid: key for key in (self.public_key("audit", epoch) for epoch in self.epochs)}
+
     def k3_check(self, epoch: int) -> bytes:
         """32 bytes that name this epoch's K3 without revealing it."""
         return self._epoch(epoch).check
@@ -152,10 +182,13 @@ class Keyring:
 
     def seal(self) -> None:
         """Wipe every secret. A second call changes nothing."""
-        self._sealed = True  # before the wipe: what was derived from half-wiped bytes meanwhile is refused by _answer
-        for epoch in self._epochs.values():
-            epoch.wipe()
-        self._epochs = {}
+        with self._changing:
+            self._sealed = True  # before the wipe: what was derived from half-wiped bytes is refused by _answer
+            for epoch in self._epochs.values():
+                epoch.wipe()
+            self._epochs = {}
+            for forget in self._forget:
+                forget()
 
     def _still_open(self) -> None:
         if self._sealed:

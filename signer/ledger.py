@@ -3,7 +3,7 @@
 Spec: design section 4 ("Once", "Version rule") and section 5 ("Journal and audit are one thing").
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntFlag
@@ -74,13 +74,15 @@ class Versions:
 class IssuedSalt:
     """One salt that may still be released: its number within the object, its epoch, the cap digest of its store.
 
-    `expect` is the cap digest of the store that it was issued to replace, None for none.
+    `expect` is the cap digest of the store that it was issued to replace, None for none. `rewrap`: it holds what an
+    older envelope held, so that it replaces a store by itself (or by nothing, where a legacy envelope came in).
     """
 
     number: int
     epoch: int
     store: bytes
     expect: bytes | None = None
+    rewrap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,16 @@ class StoredName:
 
     service: str
     store: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedCheckpoint:
+    """The last checkpoint: rows covered, root (32 bytes), the tree's frontier as `Frontier` encodes it, the note."""
+
+    size: int
+    root: bytes
+    peaks: bytes
+    note: bytes
 
 
 class LedgerReader(Protocol):
@@ -104,6 +116,14 @@ class LedgerReader(Protocol):
 
     def row(self, row_id: int) -> bytes:
         """A row as signed: its canonical JSON."""
+        ...
+
+    def operator_of(self, actor: bytes) -> bytes | None:
+        """The operator of an actor that has an audit chain, None for any other."""
+        ...
+
+    def checkpoint(self) -> SignedCheckpoint | None:
+        """The last checkpoint that was signed."""
         ...
 
     def hold(self, ref: ObjectRef) -> Hold | None:
@@ -130,6 +150,18 @@ class Inventory(LedgerReader, Protocol):
         """(global row id, row) of all chains of one operator, after an id."""
         ...
 
+    def row_count(self) -> int:
+        """How many rows there are in all chains."""
+        ...
+
+    def row_hashes(self, *, after: int, limit: int) -> Iterator[bytes]:
+        """Hashes of rows of all chains in the order of writing, after the first `after`."""
+        ...
+
+    def salts_by_epoch(self) -> Mapping[int, int]:
+        """How many open salts still name each epoch."""
+        ...
+
 
 class Ledger(LedgerReader, Protocol):
     """Reads and writes inside one transaction."""
@@ -146,7 +178,9 @@ class Ledger(LedgerReader, Protocol):
         """The object's versions, and the open salt with these bytes if it was issued for that very object."""
         ...
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
+    def add_salt(
+        self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None, rewrap: bool = False
+    ) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         ...
 
@@ -155,7 +189,15 @@ class Ledger(LedgerReader, Protocol):
         ...
 
     def drop(self, ref: ObjectRef) -> None:
-        """Close all salts of the object; it is listed no more."""
+        """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
+        ...
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
+        ...
+
+    def was_dropped(self, ref: ObjectRef) -> bool:
+        """Whether the object was deleted at any time."""
         ...
 
     def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
@@ -202,6 +244,13 @@ class Journalist(Protocol):
         """Raises what the unit raised, clock_behind or journal_unavailable."""
         ...
 
+    def run_all(self, units: Sequence[Callable[[Transaction], T]]) -> "list[T | Exception]":
+        """What each unit returned or raised, in order, once all of them went through one commit.
+
+        A unit that raises undoes itself alone; where the commit fails, every one of them has journal_unavailable.
+        """
+        ...
+
     def post(self, unit: Callable[[Transaction], object]) -> None:
         """Have the unit committed some time soon, without learning how it ended."""
         ...
@@ -209,3 +258,6 @@ class Journalist(Protocol):
 
 #: Opens a consistent snapshot for reading; raises journal_unavailable.
 Snapshot = Callable[[], AbstractContextManager[Inventory]]
+
+#: Opens the ledger for reads that need not be of one moment, since the unit looks again; raises journal_unavailable.
+Glance = Callable[[], AbstractContextManager[LedgerReader]]

@@ -35,20 +35,44 @@ class TokenBuckets:
 
     def allows(self, key: bytes | str) -> bool:
         """Take one token of `key`'s bucket; False when it is empty, and nothing was taken."""
+        return self.take(key, 1) == 1
+
+    def take(self, key: bytes | str, wanted: int) -> int:
+        """Take up to `wanted` tokens of `key`'s bucket; how many there were."""
         now = self._monotonic()
         with self._lock:
             tokens, since = self._buckets.pop(key, (self._rate.burst, now))
             tokens = min(self._rate.burst, tokens + max(0.0, now - since) * self._rate.per_s)
-            allowed = tokens >= 1.0
-            self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
+            taken = min(wanted, int(tokens))
+            self._buckets[key] = (tokens - taken, now)
             if len(self._buckets) > self._capacity:
                 self._buckets.popitem(last=False)
-        return allowed
+        return taken
 
     def charge(self, key: bytes | str) -> None:
         """Take one token of `key`'s bucket. Raises rate_limited when it is empty."""
         if not self.allows(key):
             raise KeyServiceError(Reason.RATE_LIMITED, "too many calls")
+
+
+class Recent:
+    """The last so many names, each once. Safe for many threads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._names: OrderedDict[bytes, None] = OrderedDict()
+
+    def has(self, name: bytes) -> bool:
+        """Whether the name is among them."""
+        return name in self._names
+
+    def add(self, name: bytes) -> None:
+        """Remember one more; the oldest is forgotten."""
+        with self._lock:
+            self._names[name] = None
+            if len(self._names) > self._capacity:
+                self._names.popitem(last=False)
 
 
 class Limits:
@@ -57,11 +81,21 @@ class Limits:
     def __init__(self, *, certificate: Rate, device: Rate, monotonic: Callable[[], float]) -> None:
         self._certificates = TokenBuckets(certificate, monotonic)
         self._devices = TokenBuckets(device, monotonic)
+        self._charged = Recent(_CAPACITY)
 
     def charge_certificate(self, fingerprint: str) -> None:
         """Count one call of this certificate. Raises rate_limited."""
         self._certificates.charge(fingerprint)
 
-    def charge_device(self, device_key_hash: bytes) -> None:
-        """Count one request of this device; only after its signature was verified. Raises rate_limited."""
-        self._devices.charge(device_key_hash)
+    def charge_certificate_for(self, fingerprint: str, calls: int) -> int:
+        """Count up to so many calls of this certificate at once; how many it may make."""
+        return self._certificates.take(fingerprint, calls)
+
+    def charge_device(self, device_key_hash: bytes, cap_digest: bytes) -> None:
+        """Count one request of this device, once, and only after its signature was verified. Raises rate_limited.
+
+        A worker that sends the same request again and again uses up its own certificate's tokens, not the device's.
+        """
+        if not self._charged.has(cap_digest):
+            self._devices.charge(device_key_hash)
+            self._charged.add(cap_digest)

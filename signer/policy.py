@@ -1,17 +1,20 @@
 """What the host configured, as the values that the service decides by."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.ids import IdentityType
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import WorkerClass
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import read_limited
 from signer.admission import ServicePolicy, StsPolicy
-from signer.config import SignerConfig, StsConfig
+from signer.config import EvidenceConfig, SignerConfig, StsConfig
+from signer.evidence_check import EvidencePolicy, PasskeyPolicy, PinnedIssuer, VerifyToken
 from signer.signing_policy import SigningPolicy
 
 MAX_JWK: Final = 4096  # bytes
@@ -41,6 +44,25 @@ def _sts_policy(config: StsConfig) -> StsPolicy:
     }
     return StsPolicy(
         issuer=config.issuer, audience=config.audience, bucket=config.bucket, role_arns=MappingProxyType(roles)
+    )
+
+
+def evidence_policy(config: EvidenceConfig, keys_of: Callable[[Path], VerifyToken]) -> EvidencePolicy:
+    """Which evidence counts for a first bind; `keys_of` opens the keys of one issuer's file."""
+    issuers = {
+        entry.issuer: PinnedIssuer(
+            issuer=entry.issuer,
+            client_id=entry.client_id,
+            kind=IdentityType(entry.identity),
+            verify=keys_of(entry.jwks),
+        )
+        for entry in config.oidc
+    }
+    passkey = config.passkey
+    return EvidencePolicy(
+        issuers=MappingProxyType(issuers),
+        passkey=None if passkey is None else PasskeyPolicy(rp_id=passkey.rp_id, origins=frozenset(passkey.origins)),
+        email=config.email,
     )
 
 

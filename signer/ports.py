@@ -26,11 +26,15 @@ class ObjectKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryStatus:
-    """The registry's own counters; `registry_id` is the `aud` of capability requests."""
+    """The registry's own counters; `registry_id` is the `aud` of capability requests.
+
+    Requests issued at `caps_after` (Unix seconds) or earlier count no more: the state was restored about then.
+    """
 
     registry_id: str
     k3_epoch: int
     incarnation: int
+    caps_after: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +122,15 @@ class Unsealer(Protocol):
     def key(self, parameters: SealParameters) -> Secret:
         """The 32-byte AEAD key under `parameters`. Raises VaultError: wrong_method, bad_parameters."""
         ...
+
+
+class HostRefusedError(Exception):
+    """A host action was refused; `reason` is the stable name that the host reads, the text says more."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
 
 
 class VaultProblem(StrEnum):

@@ -79,7 +79,7 @@ def write_private(path: Path, content: bytes, *, replace: bool) -> None:
         else:
             os.link(temporary, path)  # unlike rename it refuses a taken name
             temporary.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except FileExistsError as exc:
         raise VaultError(VaultProblem.EXISTS, f"{path} exists and is never overwritten") from exc
     except OSError as exc:
@@ -98,7 +98,8 @@ def _write_new(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -6,6 +6,7 @@ from typing import Final
 from agentkeys_core.hashes import sha256
 
 _CHAIN_TAG: Final = b"agentkeys.registry-chain.v1\0"
+_EVENT_TAG: Final = b"agentkeys.registry-event.v1\0"
 _HEAD_TAG: Final = b"agentkeys.registry-head.v1\0"
 
 #: What the chain begins with, before the first change.
@@ -42,6 +43,11 @@ class AppliedChange:
 def chained(previous: bytes, *, sequence: int, operator_omni: bytes, digest: bytes) -> bytes:
     """The chain's 32 bytes after a change; `previous` is those of the change before it."""
     return sha256(_CHAIN_TAG + previous + sequence.to_bytes(8, "big") + operator_omni + digest)
+
+
+def event_digest(kind: str, cause: bytes) -> bytes:
+    """The 32 bytes that name what the signer did by itself, where a change has its EIP-712 digest."""
+    return sha256(_EVENT_TAG + kind.encode() + b"\0" + cause)
 
 
 def mac_message(registry_id: str, *, incarnation: int, sequence: int, head: bytes) -> bytes:

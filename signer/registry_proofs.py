@@ -22,11 +22,12 @@ class ProvenK11:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proofs:
-    """Who signed: key hash of the K10, devices of the K11s, addresses of wallet and pairing device (None: none did)."""
+    """Who signed: key hash of the K10, devices of the K11s; addresses of wallet, new key and pairing device."""
 
     k10: bytes
     k11: tuple[ProvenK11, ...]
     wallet: bytes | None
+    new_device: bytes | None
     pair: bytes | None
 
 
@@ -44,6 +45,7 @@ def prove(signed: SignedChange, *, domain: Domain, k11_of: Callable[[bytes], K11
     signatures, digest = signed.signatures, signed.change.digest(domain)
     k10 = device_key_hash(_signer(digest, signatures.k10, "K10"))
     wallet = None if signatures.wallet is None else _signer(digest, signatures.wallet, "wallet")
+    new = None if signatures.new_device is None else _signer(digest, signatures.new_device, "new device's")
     pair = signatures.pair
     paired = None if pair is None else _signer(pair.message.digest(domain), pair.signature, "Pair")
     proven = tuple(
@@ -52,7 +54,7 @@ def prove(signed: SignedChange, *, domain: Domain, k11_of: Callable[[bytes], K11
     )
     if len({entry.device_key_hash for entry in proven}) != len(proven):
         raise KeyServiceError(Reason.CHANGE_NOT_AUTHORISED, "two K11 assertions of one device")
-    return Proofs(k10=k10, k11=proven, wallet=wallet, pair=paired)
+    return Proofs(k10=k10, k11=proven, wallet=wallet, new_device=new, pair=paired)
 
 
 def _signer(digest: bytes, signature: bytes, what: str) -> bytes:

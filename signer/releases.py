@@ -120,9 +120,9 @@ def release_read(
         check_free(ledger.hold(admitted.ref), issued.store, now=tx.at)
         ledger.make_current(known.object_id, issued)
     key = keyring.object_key(epoch, admitted.object_class, admitted.owner, request.service, salt)
-    row = record(tx, attempt, request, epoch=epoch, salt=salt)
+    record(tx, attempt, request, epoch=epoch, salt=salt)
     ledger.note_read(request.digest, row_id=tx.last_row_id, keep_until=request.expires_at + KEEP_BURN_S)
-    return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=row.encode())
+    return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=ledger.row(tx.last_row_id))
 
 
 def release_write(
@@ -140,7 +140,7 @@ def release_write(
     salt, epoch = secrets.token_bytes(SALT_LENGTH), tx.epoch
     key = keyring.object_key(epoch, ref.object_class, ref.owner, request.service, salt)
     ledger.add_salt(ref, salt=salt, epoch=epoch, store=request.digest, expect=expect)
-    row = record(tx, attempt, request, epoch=epoch, salt=salt)
+    record(tx, attempt, request, epoch=epoch, salt=salt)
     ledger.put_cap(
         CapRecord(
             digest=request.digest,
@@ -151,7 +151,7 @@ def release_write(
             expect=expect,
         )
     )
-    return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=row.encode())
+    return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=ledger.row(tx.last_row_id))
 
 
 def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:

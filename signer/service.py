@@ -5,36 +5,33 @@ The order of checks is that of section 4 and stands in `admission` (class to K11
 recorded here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from agentkeys_core.audit import OpResult
-from agentkeys_core.bodies import EMPTY_BODY, request_hash
-from agentkeys_core.captoken import CapRequest
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11Assertion
 from agentkeys_core.ops import Effect
 from agentkeys_runtime.identity import CallerIdentity
-from signer.acknowledgements import acknowledge, check_can_be_new, is_known
 from signer.admission import OBJECT_EFFECTS, Admission, Attempt, ServicePolicy
+from signer.attesting import Attesting
+from signer.batches import Batch, Outcome
+from signer.calls import Calls
+from signer.checkpoints import Checkpoints, RowHashes
+from signer.gate import Gate
 from signer.keyring import Keyring
-from signer.ledger import Burn, Journalist, Snapshot
+from signer.ledger import Burn, Glance, Journalist, Snapshot
 from signer.limits import Limits
 from signer.listings import AuditPage, ListPage, check_audit_body, check_list_body, list_names, read_rows
 from signer.ports import Clock, RegistryReader, StsExchange
+from signer.preparing import KeyRequest, Preparing, RowRequest, check_empty_body
 from signer.refusals import Refusals
-from signer.releases import SALT_LENGTH, KeyRelease, release_list, release_read, release_write, write_line
+from signer.releases import KeyRelease, release_list, write_line
+from signer.rewrapping import Rewrapping
 from signer.sessions import SessionRelease, Sessions
 from signer.signing import SignedSiwe, SignedTypedData, Signing, WalletAddress
-from signer.verification import K10Verdict, K11Verdict, verify_k10, verify_k11
+from signer.verification import K10Question, K10Verdict, K11Verdict, verify_k10, verify_k11
 
 _OMNI_LENGTH: Final = 32
-_DIGEST_LENGTH: Final = 32
-_EMPTY_HASH: Final = request_hash(EMPTY_BODY)
-_KEY_EFFECTS: Final = frozenset({Effect.WRITE, Effect.READ})
-_ROW_EFFECTS: Final = OBJECT_EFFECTS | {Effect.LIST}
-#: Refusals that say that the journal takes no line now.
-_UNRECORDABLE: Final = frozenset({Reason.JOURNAL_UNAVAILABLE, Reason.CLOCK_BEHIND, Reason.SEALED})
 
 T = TypeVar("T")
 
@@ -48,21 +45,24 @@ class SignerService:
         keyring: Keyring,
         journalist: Journalist,
         snapshot: Snapshot,
+        glance: Glance,
         registry: RegistryReader,
         clock: Clock,
         policy: ServicePolicy,
         limits: Limits,
         refusals: Refusals,
         sts: StsExchange | None = None,
+        gate: Gate | None = None,
+        attesting: Attesting | None = None,
     ) -> None:
         self._keyring = keyring
         self._journalist = journalist
         self._snapshot = snapshot
         self._registry = registry
-        self._clock = clock
-        self._limits = limits
-        self._refusals = refusals
-        self._admission = Admission(registry=registry, policy=policy, limits=limits, clock=clock, snapshot=snapshot)
+        self._attesting = attesting
+        self._calls = Calls(journalist=journalist, clock=clock, limits=limits, refusals=refusals)
+        self._admission = Admission(registry=registry, policy=policy, limits=limits, clock=clock, glance=glance)
+        self._preparing = Preparing(admission=self._admission, keyring=keyring, glance=glance)
         self._sessions = Sessions(
             keyring=keyring,
             journalist=journalist,
@@ -70,6 +70,10 @@ class SignerService:
             snapshot=snapshot,
             policy=policy.sts,
             exchange=sts,
+        )
+        self._checkpoints = Checkpoints(keyring=keyring, journalist=journalist, snapshot=snapshot, registry=registry)
+        self._rewrapping = Rewrapping(
+            keyring=keyring, journalist=journalist, snapshot=snapshot, registry=registry, gate=gate or Gate()
         )
         self._signing = Signing(
             keyring=keyring,
@@ -86,6 +90,8 @@ class SignerService:
         def work(_: Attempt) -> bytes:
             if len(omni) != _OMNI_LENGTH:
                 raise KeyServiceError(Reason.INVALID_OMNI, f"an omni has {_OMNI_LENGTH} bytes")
+            if epoch > self._registry.status().k3_epoch:  # prepared at most: nothing is derived from it yet
+                raise KeyServiceError(Reason.EPOCH_NOT_HELD, f"epoch {epoch} is not current yet")
             return self._keyring.address(omni, epoch)
 
         return self._call(caller, "DeriveAddress", work)
@@ -104,22 +110,16 @@ class SignerService:
         Raises:
             KeyServiceError: see design section 4 and 5.
         """
+        asked = KeyRequest(cap=cap, epoch=epoch, salt=salt, expect=expect)
+        return self._call(
+            caller, "DeriveCredKek", lambda attempt: self._journalist.run(self._preparing.key(attempt, asked))
+        )
 
-        def work(attempt: Attempt) -> KeyRelease:
-            parsed = self._admission.parse(attempt, cap, _KEY_EFFECTS)
-            if parsed.request.rule.effect is Effect.READ:
-                _check_read_shape(parsed.request, epoch=epoch, salt=salt, expect=expect)
-                admitted = self._admission.admit(attempt, parsed)
-                return self._journalist.run(
-                    lambda tx: release_read(tx, attempt, admitted, self._keyring, epoch=epoch, salt=salt)
-                )
-            _check_write_shape(epoch=epoch, salt=salt, expect=expect)
-            admitted = self._admission.admit(attempt, parsed, burn=Burn.DERIVE_CRED_KEK)
-            return self._journalist.run(
-                lambda tx: release_write(tx, attempt, admitted, self._keyring, expect=expect or None)
-            )
-
-        return self._call(caller, "DeriveCredKek", work)
+    def derive_cred_kek_batch(self, caller: CallerIdentity, batch: Batch[KeyRequest]) -> list[Outcome[KeyRelease]]:
+        """The answers to many `derive_cred_kek`, in order, by one commit. Raises what `Batch.check` does."""
+        return self._calls.together(
+            caller, "DeriveCredKek", batch, lambda attempt, _, asked: self._preparing.key(attempt, asked)
+        )
 
     def sts_credentials(self, caller: CallerIdentity, cap: bytes, role_arn: str) -> SessionRelease:
         """A cloud session of 900 s that opens the cap's object for the cap's verb, and the row that records it.
@@ -131,7 +131,7 @@ class SignerService:
         def work(attempt: Attempt) -> SessionRelease:
             parsed = self._admission.parse(attempt, cap, OBJECT_EFFECTS)
             self._sessions.check_role(caller, role_arn)
-            _check_empty_body(parsed.request)
+            check_empty_body(parsed.request)
             return self._sessions.open(
                 attempt, lambda: self._admission.admit(attempt, parsed, burn=Burn.STS_CREDENTIALS), role_arn
             )
@@ -145,23 +145,19 @@ class SignerService:
             KeyServiceError: cap_replayed with the row of another result; version_not_current, invalid_body; for a cap
                 that was not released here also everything of design section 4.
         """
+        asked = RowRequest(cap=cap, result=result)
 
         def work(attempt: Attempt) -> bytes:
-            parsed = self._admission.parse(attempt, cap, _ROW_EFFECTS)
-            outcome = _outcome(result)
-            request = parsed.request
-            with self._snapshot() as ledger:
-                known = is_known(ledger.cap(request.digest), request.rule.effect)
-            if known:  # the digest proves that these very bytes were authorised here
-                attempt.device_verified = request.digest
-                admitted = None
-            else:
-                check_can_be_new(request, outcome)
-                _check_empty_body(request)
-                admitted = self._admission.admit(attempt, parsed)
-            return self._journalist.run(lambda tx: acknowledge(tx, attempt, request, admitted, result=outcome))
+            return self._journalist.run(self._preparing.row(attempt, lambda _: None, asked))
 
         return self._call(caller, "SignAuditRow", work)
+
+    def sign_audit_row_batch(self, caller: CallerIdentity, batch: Batch[RowRequest]) -> list[Outcome[bytes]]:
+        """The answers to many `sign_audit_row`, in order. Raises what `Batch.check` does.
+
+        They share one commit, but for a cap that comes again: what it is answered with depends on the first time's.
+        """
+        return self._calls.together(caller, "SignAuditRow", batch, self._preparing.row)
 
     def list_objects(self, caller: CallerIdentity, cap: bytes, *, after: str | None, limit: int) -> ListPage:
         """Names from the signer's own inventory that the scope grants, in order after the name `after`.
@@ -199,6 +195,30 @@ class SignerService:
 
         return self._call(caller, "GetAuditRows", work)
 
+    def get_row_hashes(self, caller: CallerIdentity, *, after: int, limit: int) -> RowHashes:
+        """Hashes of all rows in the order of writing. Raises as `Checkpoints.hashes`."""
+        return self._call(
+            caller, "GetRowHashes", lambda attempt: self._checkpoints.hashes(attempt, after=after, limit=limit)
+        )
+
+    def sign_checkpoint(self, caller: CallerIdentity, *, size: int, root: bytes, proof: Sequence[bytes]) -> bytes:
+        """The signed note over the first `size` rows. Raises as `Checkpoints.sign`."""
+        return self._call(
+            caller, "SignCheckpoint", lambda attempt: self._checkpoints.sign(attempt, size=size, root=root, proof=proof)
+        )
+
+    def rewrap(
+        self, caller: CallerIdentity, *, object_class: int, owner: bytes, service: str, envelope: bytes
+    ) -> bytes:
+        """The envelope under the current epoch, while the host's window is open. Raises as `Rewrapping.rewrap`."""
+
+        def work(attempt: Attempt) -> bytes:
+            return self._rewrapping.rewrap(
+                attempt, object_class=object_class, owner=owner, service=service, envelope=envelope
+            )
+
+        return self._call(caller, "Rewrap", work)
+
     def sign_siwe(self, caller: CallerIdentity, cap: bytes, message: str) -> SignedSiwe:
         """A sign-in message signed by the actor's wallet, sealed to the device. Raises as `Signing.siwe`."""
         return self._call(caller, "SignSiwe", lambda attempt: self._signing.siwe(attempt, cap, message))
@@ -218,13 +238,12 @@ class SignerService:
         purpose: str = "",
     ) -> K10Verdict:
         """Whether the device key signed the payload in that scheme. Raises too_large, invalid_encoding."""
-        return self._call(
-            caller,
-            "VerifyK10Sig",
-            lambda _: verify_k10(
-                public_key=public_key, payload=payload, signature=signature, scheme=scheme, purpose=purpose
-            ),
-        )
+        asked = K10Question(public_key=public_key, payload=payload, signature=signature, scheme=scheme, purpose=purpose)
+        return self._call(caller, "VerifyK10Sig", lambda _: verify_k10(asked))
+
+    def verify_k10_sig_batch(self, caller: CallerIdentity, batch: Batch[K10Question]) -> list[Outcome[K10Verdict]]:
+        """The answers to many `verify_k10_sig`, in order. Raises what `Batch.check` does."""
+        return self._calls.each(caller, "VerifyK10Sig", batch, verify_k10)
 
     def verify_k11_assertion(
         self, caller: CallerIdentity, assertion: K11Assertion, *, expected_challenge: bytes
@@ -236,50 +255,15 @@ class SignerService:
             lambda _: verify_k11(self._registry, assertion, challenge=expected_challenge),
         )
 
+    def attest_enrol(self, caller: CallerIdentity, change: bytes, evidence: bytes) -> bytes:
+        """The initial wallet's 65-byte signature over a first bind, against evidence. Raises as `Attesting.attest`."""
+        attesting = self._attesting
+        if attesting is None:
+            raise KeyServiceError(Reason.INVALID_EVIDENCE, "no evidence is taken here")
+        return self._call(
+            caller, "AttestEnrol", lambda attempt: attesting.attest(change, evidence, caller=attempt.name)
+        )
+
     def _call(self, caller: CallerIdentity, method: str, work: Callable[[Attempt], T]) -> T:
         """What `work` returns; a refusal is recorded before it goes on to the caller."""
-        attempt = Attempt(caller=caller, method=method)
-        try:
-            self._limits.charge_certificate(caller.fingerprint)
-            self._journalist.check_clock(self._clock.now())
-            return work(attempt)
-        except KeyServiceError as exc:
-            self._record(attempt, exc.reason)
-            raise
-
-    def _record(self, attempt: Attempt, reason: Reason) -> None:
-        if reason in _UNRECORDABLE:
-            return
-        digest = attempt.device_verified
-        if digest is None:
-            self._refusals.early(caller=attempt.name, method=attempt.method, reason=reason)
-        else:
-            self._refusals.late(caller=attempt.name, method=attempt.method, reason=reason, cap_digest=digest)
-
-
-def _outcome(result: int) -> OpResult:
-    try:
-        return OpResult(result)
-    except ValueError as exc:
-        raise KeyServiceError(Reason.INVALID_BODY, "result is not 0, 1 or 2") from exc
-
-
-def _check_empty_body(request: CapRequest) -> None:
-    """Return unless the op has the body `{}` and the request commits to another; only workers see what stores hold."""
-    if request.rule.effect in (Effect.READ, Effect.DELETE) and request.request_hash != _EMPTY_HASH:
-        raise KeyServiceError(Reason.INVALID_BODY, "the request commits to a body that is not {}")
-
-
-def _check_read_shape(request: CapRequest, *, epoch: int, salt: bytes, expect: bytes) -> None:
-    if len(salt) != SALT_LENGTH or epoch < 1:
-        raise KeyServiceError(Reason.INVALID_ENCODING, "a read names an epoch and a salt of 32 bytes")
-    if expect:
-        raise KeyServiceError(Reason.INVALID_BODY, "a read expects nothing")
-    _check_empty_body(request)
-
-
-def _check_write_shape(*, epoch: int, salt: bytes, expect: bytes) -> None:
-    if epoch or salt:
-        raise KeyServiceError(Reason.INVALID_BODY, "the signer draws the salt of a store")
-    if len(expect) not in (0, _DIGEST_LENGTH):
-        raise KeyServiceError(Reason.INVALID_ENCODING, "expect is not a cap digest of 32 bytes")
+        return self._calls.one(caller, method, work)

@@ -5,41 +5,33 @@ import os
 import socket
 import stat
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from agentkeys_runtime.descriptors import raise_descriptors
 from signer.adapters.committer import Committer
-from signer.adapters.database import Database, open_state, read_meta
+from signer.adapters.database import open_state
+from signer.adapters.journal_watch import JournalWatch, refuse_to_start
 from signer.clock import SystemClock
 from signer.config import SignerConfig
+from signer.epoch_board import EpochBoard
 from signer.gate import Gate
-from signer.hostactions import HostActions
-from signer.hostsocket import HostSocket
+from signer.hostside import Opened, host_side
 from signer.keyring import Keyring
 from signer.ports import Unsealer
 from signer.prefork import Children, StopFlag
 from signer.vault import Vault
 
 _OTHERS: Final = 0o077
+#: Twice the connections that the port takes (`server`), so that the state file never goes without.
+DESCRIPTORS: Final = 8_192
 
 
 class StartError(Exception):
     """The signer cannot start; the text says what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """What every process of one signer shares, made before any fork."""
-
-    config: SignerConfig
-    keyring: Keyring
-    gate: Gate
-    allow_software_k11: bool
-    stop: StopFlag
 
 
 def serve(config: SignerConfig, unsealer: Unsealer, *, allow_software_k11: bool) -> None:
@@ -49,15 +41,29 @@ def serve(config: SignerConfig, unsealer: Unsealer, *, allow_software_k11: bool)
         Exception: whatever keeps the signer from starting; nothing was served then.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a failed start says one line, and that is ours
+    raise_descriptors(DESCRIPTORS)
     stop = StopFlag()
     stop.install()
-    with only_signer_of(config), Keyring(Vault(config.vault).open(unsealer)) as keyring:
-        open_state(config.database, keyring).close()  # refuse a wrong vault or a foreign state before anything listens
-        opened = Opened(config=config, keyring=keyring, gate=Gate(), allow_software_k11=allow_software_k11, stop=stop)
-        if config.processes == 1:
-            _serve_alone(opened)
-        else:
-            _serve_many(opened)
+    with only_signer_of(config):
+        secrets, vault_key = Vault(config.vault).unlock(unsealer)
+        with Keyring(secrets) as keyring:
+            keyring.forget_too(vault_key.wipe)
+            with closing(open_state(config.database, keyring)) as database:
+                # Refuse a wrong vault, a foreign state and an older one before anything listens.
+                JournalWatch(database, keyring, roll_back=refuse_to_start).close()
+            opened = Opened(
+                config=config,
+                keyring=keyring,
+                vault_key=vault_key,
+                gate=Gate(),
+                board=EpochBoard(config.processes),
+                allow_software_k11=allow_software_k11,
+                stop=stop,
+            )
+            if config.processes == 1:
+                _serve_alone(opened)
+            else:
+                _serve_many(opened)
 
 
 @contextmanager
@@ -97,11 +103,12 @@ def _serve_alone(opened: Opened) -> None:
             config,
             keyring=opened.keyring,
             gate=opened.gate,
+            epochs=opened.keeper(0),
             clock=SystemClock(),
             allow_software_k11=opened.allow_software_k11,
         )
         stack.callback(server.stop)
-        host = stack.enter_context(_host_side(opened, server.database, server.committer))
+        host = stack.enter_context(host_side(opened, server.database, server.committer))
         port = server.start(config.listen)
         host.start()
         _say_ready(config, port)
@@ -115,17 +122,18 @@ def _serve_many(opened: Opened) -> None:
         port: int = placeholder.getsockname()[1]
         children = Children()
         stack.callback(children.end)
-        children.fork(config.processes, lambda report: _child(opened, f"{config.host}:{port}", report))
+        for process in range(config.processes):
+            children.fork(1, partial(_child, opened, process, f"{config.host}:{port}"))
         children.wait_ready()
         database = open_state(config.database, opened.keyring)
         stack.callback(database.close)
         committer = stack.enter_context(Committer(database, opened.keyring, SystemClock()))
-        stack.enter_context(_host_side(opened, database, committer)).start()
+        stack.enter_context(host_side(opened, database, committer)).start()
         _say_ready(config, port)
         children.supervise(opened.stop)
 
 
-def _child(opened: Opened, address: str, report_ready: Callable[[], None]) -> None:
+def _child(opened: Opened, process: int, address: str, report_ready: Callable[[], None]) -> None:
     from signer.server import SignerServer  # noqa: PLC0415  # grpc does not survive a fork
 
     opened.stop.install()
@@ -133,6 +141,7 @@ def _child(opened: Opened, address: str, report_ready: Callable[[], None]) -> No
         opened.config,
         keyring=opened.keyring,
         gate=opened.gate,
+        epochs=opened.keeper(process),
         clock=SystemClock(),
         allow_software_k11=opened.allow_software_k11,
         shared_port=True,
@@ -143,30 +152,6 @@ def _child(opened: Opened, address: str, report_ready: Callable[[], None]) -> No
         opened.stop.wait()
     finally:
         server.stop()
-
-
-@contextmanager
-def _host_side(opened: Opened, database: Database, committer: Committer) -> Iterator[HostSocket]:
-    config, started_at = opened.config, int(time.time())
-
-    def facts() -> Mapping[str, object]:
-        with database.reading() as conn:
-            meta = read_meta(conn)
-        return {
-            "registry_id": meta.registry_id,
-            "k3_epoch": meta.k3_epoch,
-            "incarnation": meta.incarnation,
-            "processes": config.processes,
-            "started_at": started_at,
-        }
-
-    actions = HostActions(keyring=opened.keyring, journal=committer, gate=opened.gate, facts=facts)
-    host = HostSocket(config.host_socket, actions.handlers())
-    try:
-        yield host
-    finally:
-        host.close()
-        actions.close()
 
 
 def _reserve(config: SignerConfig, *, shared: bool) -> socket.socket:

@@ -19,11 +19,6 @@ FIRST_EPOCH: Final = 1
 _REGISTRY_ID_BYTES: Final = 32
 
 
-def new_k3() -> Secret:
-    """32 bytes from the system's random source."""
-    return Secret.take(bytearray(os.urandom(K3_LENGTH)))
-
-
 def parse_k3(content: bytearray) -> Secret:
     """The secret in 32 raw bytes, or in 64 hex digits with or without a line end; wipes `content`.
 

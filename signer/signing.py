@@ -12,6 +12,7 @@ from agentkeys_core.bodies import request_hash
 from agentkeys_core.captoken import Cap, CapRequest
 from agentkeys_core.clear_signing import intent_of, sign_in_words
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.ids import OMNI_BYTES
 from agentkeys_core.keys import eip191_digest
 from agentkeys_core.ops import Effect, Op
 from agentkeys_core.sealing import seal
@@ -90,9 +91,11 @@ class Signing:
         """The wallet of an actor. It releases no secret and needs no cap.
 
         Raises:
-            KeyServiceError: actor_binding_mismatch for an actor that is not registered, policy_refused for one with a
-                wallet of its own, epoch_not_held, sealed.
+            KeyServiceError: invalid_omni, actor_binding_mismatch for an actor that is not registered, policy_refused
+                for one with a wallet of its own, epoch_not_held, sealed.
         """
+        if len(actor_omni) != OMNI_BYTES:
+            raise KeyServiceError(Reason.INVALID_OMNI, f"an omni has {OMNI_BYTES} bytes")
         wallet = self._wallet(actor_omni)
         return WalletAddress(address=self._keyring.address(wallet.omni, wallet.epoch), epoch=wallet.epoch)
 
@@ -179,8 +182,10 @@ class Signing:
         wallet = self._wallet(request.actor_omni)
         if epoch is None:
             return wallet
-        if epoch > request.k3_epoch:  # which is the current one: a prepared epoch signs nothing yet
-            raise KeyServiceError(Reason.FUTURE_EPOCH, "that epoch has not begun")
+        current = request.k3_epoch  # admitted, so it is: a prepared epoch signs nothing yet
+        if epoch > current:
+            told = {"current_epoch": str(current)}
+            raise KeyServiceError(Reason.FUTURE_EPOCH, "that epoch has not begun", metadata=told)
         return WalletRef(omni=wallet.omni, epoch=epoch)
 
     def _release(self, attempt: Attempt, admitted: Admitted, payload: _Payload) -> tuple[bytes, bytes]:

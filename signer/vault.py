@@ -15,7 +15,9 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.secret import Secret
+from signer.derivation import K3_LENGTH
 from signer.ports import SealParameters, Unsealer, UnsealMethod, VaultError, VaultProblem
 from signer.private_files import read_private, write_private
 
@@ -27,8 +29,34 @@ _NONCE_LENGTH: Final = 12
 _TAG_LENGTH: Final = 16
 _HEADER: Final = struct.Struct(">16sBBIII16s12s")
 _COUNT: Final = struct.Struct(">H")
-_EPOCH_SIZE: Final = 4 + 32
-_LIMIT: Final = _HEADER.size + _COUNT.size + MAX_EPOCHS * _EPOCH_SIZE + _TAG_LENGTH
+_EPOCH_SIZE: Final = 4 + K3_LENGTH
+MAX_VAULT_BYTES: Final = _HEADER.size + _COUNT.size + MAX_EPOCHS * _EPOCH_SIZE + _TAG_LENGTH
+
+
+def new_k3() -> Secret:
+    """32 bytes from the system's random source."""
+    return Secret.take(bytearray(os.urandom(K3_LENGTH)))
+
+
+class VaultKey:
+    """The AEAD key of one sealed file, beside the parameters that it came from; prints nothing.
+
+    A serving signer keeps it, so that a rotation needs no passphrase: it opens nothing that the held epochs do not
+    open already (docs/adr/0019).
+    """
+
+    __slots__ = ("parameters", "secret")
+
+    def __init__(self, secret: Secret, parameters: SealParameters) -> None:
+        self.secret = secret
+        self.parameters = parameters
+
+    def wipe(self) -> None:
+        """Forget the key."""
+        self.secret.wipe()
+
+    def __repr__(self) -> str:
+        return "<VaultKey>"
 
 
 class Vault:
@@ -39,22 +67,61 @@ class Vault:
 
     def create(self, unsealer: Unsealer, secrets: Mapping[int, Secret]) -> None:
         """Write a new vault with `secrets` by epoch. Raises VaultError(exists) where the name is taken."""
-        write_private(self.path, _sealed(unsealer, secrets), replace=False)
+        parameters = unsealer.parameters()
+        with unsealer.key(parameters) as key:
+            write_private(self.path, _sealed(key, parameters, secrets), replace=False)
 
     def open(self, unsealer: Unsealer) -> dict[int, Secret]:
-        """The secret of each held epoch.
+        """The secret of each held epoch; raises as `unlock`."""
+        secrets, key = self.unlock(unsealer)
+        key.wipe()
+        return secrets
+
+    def unlock(self, unsealer: Unsealer) -> tuple[dict[int, Secret], VaultKey]:
+        """The secret of each held epoch, and the key that opens this file until it is sealed anew.
 
         Raises:
             VaultError: not_found, not_a_regular_file, wrong_owner, loose_mode, too_large, not_a_vault, truncated,
                 unsupported_version, wrong_method, bad_parameters, bad_content; cannot_open for a wrong passphrase or
                 key, and for a changed file.
         """
-        data = bytes(read_private(self.path, limit=_LIMIT))
-        parameters, nonce = _parse_header(data, self.path)
+        data = self._read()
+        parameters, _ = _parse_header(data, self.path)
+        key = unsealer.key(parameters)
+        try:
+            return self._opened(data, key), VaultKey(key, parameters)
+        except BaseException:
+            key.wipe()
+            raise
+
+    def reopen(self, key: VaultKey) -> dict[int, Secret]:
+        """The secret of each epoch that the file holds by now. Raises as `unlock`, and KeyServiceError(sealed)."""
+        if key.secret.wiped:
+            raise KeyServiceError(Reason.SEALED, "the vault's key is gone")
+        return self._opened(self._read(), key.secret)
+
+    def add(self, key: VaultKey, epoch: int, secret: Secret) -> None:
+        """Hold one more epoch, under the same key and a fresh nonce. Raises epoch_exists, else as `reopen`."""
+        held = self.reopen(key)
+        try:
+            if epoch in held:
+                raise VaultError(
+                    VaultProblem.EPOCH_EXISTS, f"epoch {epoch} is held already and is never generated anew"
+                )
+            content = _sealed(key.secret, key.parameters, {**held, epoch: secret})
+            write_private(self.path, content, replace=True)
+        finally:
+            for old in held.values():
+                old.wipe()
+
+    def _read(self) -> bytes:
+        return bytes(read_private(self.path, limit=MAX_VAULT_BYTES))
+
+    def _opened(self, data: bytes, key: Secret) -> dict[int, Secret]:
+        _, nonce = _parse_header(data, self.path)
         content = bytearray(len(data) - _HEADER.size - _TAG_LENGTH)
         try:
-            with unsealer.key(parameters) as key:
-                AESGCM(key.view()).decrypt_into(nonce, data[_HEADER.size :], data[: _HEADER.size], content)
+            AESGCM(key.view()).decrypt_into(nonce, data[_HEADER.size :], data[: _HEADER.size], content)
             return _parse_content(content, self.path)
         except InvalidTag as exc:
             detail = f"{self.path} does not open: the passphrase or key is wrong, or the file was changed"
@@ -62,22 +129,8 @@ class Vault:
         finally:
             content[:] = bytes(len(content))
 
-    def add(self, unsealer: Unsealer, epoch: int, secret: Secret) -> None:
-        """Hold one more epoch, sealed with fresh salt and nonce. Raises VaultError(epoch_exists), and as `open`."""
-        held = self.open(unsealer)
-        try:
-            if epoch in held:
-                raise VaultError(
-                    VaultProblem.EPOCH_EXISTS, f"epoch {epoch} is held already and is never generated anew"
-                )
-            write_private(self.path, _sealed(unsealer, {**held, epoch: secret}), replace=True)
-        finally:
-            for old in held.values():
-                old.wipe()
 
-
-def _sealed(unsealer: Unsealer, secrets: Mapping[int, Secret]) -> bytes:
-    parameters = unsealer.parameters()
+def _sealed(key: Secret, parameters: SealParameters, secrets: Mapping[int, Secret]) -> bytes:
     nonce = os.urandom(_NONCE_LENGTH)
     costs = (parameters.iterations, parameters.lanes, parameters.memory_kib)
     header = _HEADER.pack(MAGIC, VERSION, parameters.method, *costs, parameters.salt, nonce)
@@ -89,8 +142,7 @@ def _sealed(unsealer: Unsealer, secrets: Mapping[int, Secret]) -> bytes:
             content[start : start + 4] = epoch.to_bytes(4, "big")
             with secrets[epoch].view() as k3:
                 content[start + 4 : start + _EPOCH_SIZE] = k3
-        with unsealer.key(parameters) as key:
-            return header + AESGCM(key.view()).encrypt(nonce, content, header)
+        return header + AESGCM(key.view()).encrypt(nonce, content, header)
     finally:
         content[:] = bytes(len(content))
 

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final, Literal
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import address_of, device_key_hash
+from agentkeys_core.ids import device_of
 from agentkeys_core.k11 import K11Assertion, credential_id_hash
 from agentkeys_core.keys import eip191_digest, verify_recoverable, verify_secp256k1
 from agentkeys_core.proof import k10_digest
@@ -30,6 +30,17 @@ class Scheme(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class K10Question:
+    """A signature to be verified: a public key of 33 bytes; `purpose` for K10_V2 alone. Nothing is checked yet."""
+
+    public_key: bytes
+    payload: bytes
+    signature: bytes
+    scheme: int
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class K10Verdict:
     """Whether the signature is the key's, else why not; `binding` is the key's device key hash (32 bytes) if it is."""
 
@@ -47,24 +58,25 @@ class K11Verdict:
     sign_count: int = 0
 
 
-def verify_k10(*, public_key: bytes, payload: bytes, signature: bytes, scheme: int, purpose: str) -> K10Verdict:
+def verify_k10(asked: K10Question) -> K10Verdict:
     """What a device signature is worth, in one of the three schemes; high s is never valid.
 
     Raises:
         KeyServiceError: too_large; invalid_encoding for lengths, schemes and purposes that no signature could have.
     """
+    payload, public_key, signature = asked.payload, asked.public_key, asked.signature
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise KeyServiceError(Reason.TOO_LARGE, "payload")
-    compact = scheme == Scheme.K10_V2
+    compact = asked.scheme == Scheme.K10_V2
     _check_length(public_key, _PUBLIC_KEY, "public_key")
     _check_length(signature, _COMPACT if compact else _RECOVERABLE, "signature")
-    if purpose and not compact:
+    if asked.purpose and not compact:
         raise KeyServiceError(Reason.INVALID_ENCODING, "a purpose belongs to K10_V2 alone")
-    digest = _digest(payload, scheme, purpose)
+    digest = _digest(payload, asked.scheme, asked.purpose)
     verify = verify_secp256k1 if compact else verify_recoverable
     if not verify(public_key, digest, signature):
         return K10Verdict(valid=False, reason=Reason.DEVICE_SIGNATURE_INVALID.value)
-    return K10Verdict(valid=True, binding=device_key_hash(address_of(public_key)))
+    return K10Verdict(valid=True, binding=device_of(public_key))
 
 
 def _digest(payload: bytes, scheme: int, purpose: str) -> bytes:

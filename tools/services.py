@@ -91,6 +91,7 @@ def _install_chromium(folder: Path) -> None:
 
 
 _CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
+_NODE_WHY = "the Node client of the foreign client tests needs its packages (Node.js 20 or newer)"
 _OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
 
 SERVICES = {
@@ -99,6 +100,12 @@ SERVICES = {
         Service(name="minio", version=MINIO, program="minio", install=_install_minio),
         Service(name="chromium", version="153.0.0", program="chromium", install=_install_chromium),
         Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
+        Service(
+            name="node-client",
+            version="1.14.7",
+            program="node_modules/@grpc/grpc-js/package.json",
+            install=_npm("node", _NODE_WHY),
+        ),
     )
 }
 

@@ -12,15 +12,17 @@ from starlette.types import ASGIApp
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
-from agentkeys_core.ops import OPS, Effect, Op, WorkerClass
+from agentkeys_core.ops import OPS, Effect, ObjectClass, Op, WorkerClass
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import read_limited
 from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.mtls import client_channel
 from agentkeys_runtime.registry_client import RegistryFollower
+from agentkeys_runtime.signer_batches import GatheringSignerClient
 from agentkeys_runtime.signer_client import SignerClient
 from agentkeys_runtime.web.app import create_app
+from agentkeys_runtime.web.endpoints import Endpoint
 from agentkeys_runtime.web.own_certificate import check_own_certificate
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry, RegistrySource
@@ -28,13 +30,17 @@ from agentkeys_runtime.web.serve import listen_on, serve
 from worker.adapters.deletions_local import LocalDeletions
 from worker.adapters.objects_local import LocalObjects
 from worker.adapters.objects_s3 import Bucket, S3Objects
-from worker.adapters.signer import AdmittedSigner
+from worker.adapters.signer import AdmittedSigner, TreeSigner
 from worker.adapters.store_local import LocalStore
+from worker.adapters.tree_sqlite import SqliteTree
 from worker.admission import Admission
 from worker.auditlog import AuditLog
+from worker.checkpoints import Notary, Periodic
 from worker.config import ObjectsConfig, WorkerConfig
 from worker.credentials import ObjectService
 from worker.ports import ObjectStore, Signer
+from worker.rewrap import Report, rewrap_all
+from worker.web.checkpoint_routes import checkpoint_endpoints
 from worker.web.routes import Operation, operation_endpoints
 
 #: How long a start waits for the registry; after that it serves, and refuses by name until the registry is heard.
@@ -68,8 +74,10 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
         follower = stack.enter_context(RegistryFollower(channel))
-        operations = _operations(config, AdmittedSigner(SignerClient(channel)))
-        stack.callback(channel.close)  # first of all: what still waits for the signer ends with it
+        client = GatheringSignerClient(channel)
+        operations = _operations(config, AdmittedSigner(client))
+        stack.callback(channel.close)  # what still waits for the signer ends with it
+        checkpoints = _checkpoints(config, client, stack)
         if follower.wait_ready(FIRST_WORD_S):
             check_registry(follower, config.registry_id)
         else:
@@ -82,8 +90,30 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
             registry=registry,
             clock=time.time,
         )
-        endpoints = (*operation_endpoints(admission, operations), *registry_endpoints(registry))
+        endpoints = (*operation_endpoints(admission, operations), *checkpoints, *registry_endpoints(registry))
         yield create_app(f"AgentKeys {config.worker_class} worker", endpoints)
+
+
+def rewrap(config: WorkerConfig) -> Report:
+    """Bring every object of this worker's folder under the current epoch, and say what was done.
+
+    Raises:
+        ConfigError: certificate or folder cannot be used, or the worker keeps no objects.
+        KeyServiceError: window_closed and whatever else ends the walk; run again, it goes on.
+    """
+    if config.objects is None:
+        raise ConfigError(f"a worker of class {config.worker_class} keeps no objects")
+    if config.objects.directory is None:
+        raise ConfigError(
+            "objects: only those of a directory can be walked; a bucket opens for a device's request alone"
+        )
+    object_class = ObjectClass[config.worker_class.name]
+    tls, signer = config.tls, config.signer
+    with (
+        client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name) as channel,
+        LocalObjects(config.objects.directory) as objects,
+    ):
+        return rewrap_all(objects, SignerClient(channel), object_class)
 
 
 def check_registry(registry: RegistrySource, registry_id: str) -> None:
@@ -104,6 +134,19 @@ def _operations(config: WorkerConfig, signer: Signer) -> Mapping[Op, Operation]:
         return {Op.AUDIT_LIST: AuditLog(signer).list}
     service = ObjectService(signer=signer, objects=_object_store(config.objects, signer))
     return object_operations(service, config.worker_class)
+
+
+def _checkpoints(config: WorkerConfig, client: SignerClient, stack: ExitStack) -> tuple[Endpoint, ...]:
+    """The routes of checkpoints, which are signed now and then from here on; none where they are not configured."""
+    if config.checkpoints is None:
+        return ()
+    tree = SqliteTree(config.checkpoints.directory)
+    stack.callback(tree.close)
+    notary = Notary(signer=TreeSigner(client), tree=tree, registry_id=config.registry_id)
+    periodic = Periodic(notary, config.checkpoints.every_s)
+    periodic.start()
+    stack.callback(periodic.close)
+    return checkpoint_endpoints(notary)
 
 
 def _object_store(config: ObjectsConfig, signer: Signer) -> ObjectStore:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from agentkeys_core.errors import KeyServiceError
 from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.logs import configure
-from worker.app import run
+from worker.app import rewrap, run
 from worker.config import WorkerConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -27,6 +28,23 @@ def serve_command(
     """Serve until SIGTERM; prints `ready https://HOST:PORT` once requests are taken."""
     configure("worker", level=10 if verbose else 20)
     run(load_config(config, WorkerConfig))
+
+
+@app.command("rewrap")
+def rewrap_command(config: Annotated[Path, typer.Option("--config", help="worker.toml")]) -> None:
+    """Bring every stored object under the current key epoch, while the signer's host keeps its window open.
+
+    May run beside the serving worker, and again after a crash. Exit 1 where something was left as it is.
+    """
+    configure("worker", level=20)
+    try:
+        report = rewrap(load_config(config, WorkerConfig))
+    except KeyServiceError as error:
+        raise ConfigError(f"stopped: {error}; run it again to go on") from error
+    print(f"rewrapped {report.rewrapped}, already current {report.current}, left {len(report.refused)}")
+    for path, reason in report.refused.items():
+        print(f"left {path}: {reason}")
+    sys.exit(bool(report.refused))
 
 
 def main() -> None:

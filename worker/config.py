@@ -9,10 +9,6 @@ from agentkeys_core.ops import WorkerClass
 from agentkeys_runtime.config import named
 from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_listen
 
-#: Classes that this version serves, and whether they keep objects.
-KEEPS_OBJECTS: Final = {WorkerClass.CREDENTIALS: True, WorkerClass.AUDIT: False}
-
-
 _ENDPOINT: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+)(:[0-9]{1,5})?/?")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -54,6 +50,18 @@ class ObjectsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointsConfig:
+    """Where the audit worker keeps the tree of all rows, and how often it has a checkpoint signed, in seconds."""
+
+    directory: Path
+    every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.every_s > 0:
+            raise ValueError("every_s must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """The whole file. `cosign_keys` are the brokers' public JWK files; `registry_id` is the only `aud` served here."""
 
@@ -65,6 +73,7 @@ class WorkerConfig:
     tls: TlsSettings
     signer: SignerSettings
     objects: ObjectsConfig | None = None
+    checkpoints: CheckpointsConfig | None = None
 
     def __post_init__(self) -> None:
         parse_listen(self.listen)
@@ -72,7 +81,7 @@ class WorkerConfig:
             raise ValueError("registry_id must be ASCII text")
         if not self.cosign_keys:
             raise ValueError("cosign_keys names no broker key: every cap would be refused")
-        if self.worker_class not in KEEPS_OBJECTS:
-            raise ValueError(f"class {self.worker_class} is not served by this version")
-        if KEEPS_OBJECTS[self.worker_class] != (self.objects is not None):
+        if (self.worker_class is not WorkerClass.AUDIT) != (self.objects is not None):
             raise ValueError("[objects] belongs to the workers that keep objects, and they need it")
+        if self.checkpoints is not None and self.worker_class is not WorkerClass.AUDIT:
+            raise ValueError("[checkpoints] belongs to the audit worker")

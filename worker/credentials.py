@@ -64,7 +64,7 @@ class ObjectService:
                 held.claim()
                 release = self._signer.release_for_store(admitted)
             except KeyServiceError as error:
-                return _stored(_row_of_replay(error))
+                return _stored(_row_of_replay(error, admitted))
             data = _sealed_object(admitted, release)
             try:
                 version = held.write(data)
@@ -191,14 +191,18 @@ class _Unacknowledged:
             self._versions.pop(digest, None)
 
 
-def _row_of_replay(error: KeyServiceError) -> AuditRow:
+def _row_of_replay(error: KeyServiceError, admitted: Admitted) -> AuditRow:
     """The row of a store that was acknowledged before: its answer got lost, and is given again."""
     if error.reason is not Reason.CAP_REPLAYED or error.row is None:
         raise error
     try:
-        return AuditRow.parse(error.row)
+        row = AuditRow.parse(error.row)
+        recorded = row.content().op_body.cap
     except KeyServiceError as malformed:
         raise KeyServiceError(Reason.INTERNAL, "the signer's row is malformed") from malformed
+    if recorded != admitted.digest:
+        raise KeyServiceError(Reason.INTERNAL, "the signer's row is another request's")
+    return row
 
 
 def _stored(row: AuditRow) -> Outcome:

@@ -1,6 +1,6 @@
 """What the worker's own logic needs of the outside. The signer is asked with `Admitted` values, and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -95,6 +95,46 @@ class Held(Protocol):
 
     def removal(self) -> "Removal":
         """What this delete would remove: the object as its first attempt meets it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashPage:
+    """Hashes (32 bytes) of rows in the order of writing; all rows there are, and those of the last checkpoint."""
+
+    hashes: tuple[bytes, ...]
+    total: int
+    checkpoint_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptNote:
+    """A signed checkpoint: rows covered, root (32 bytes), the note."""
+
+    size: int
+    root: bytes
+    note: bytes
+
+
+class Tree(Protocol):
+    """The tree of all audit rows, kept by the audit worker. Failures are `object_store_unavailable`."""
+
+    def size(self) -> int:
+        """How many rows there are."""
+
+    def extend(self, row_hashes: Sequence[bytes]) -> None:
+        """Add rows at the end, all or none of them, durably."""
+
+    def node(self, level: int, position: int) -> bytes:
+        """The hash of a complete subtree."""
+
+    def position_of(self, row_hash: bytes) -> int | None:
+        """Where a row is, None where it is not."""
+
+    def last_note(self) -> KeptNote | None:
+        """The checkpoint over most rows."""
+
+    def keep_note(self, note: KeptNote) -> None:
+        """Keep a checkpoint durably."""
 
 
 class Removal(Protocol):

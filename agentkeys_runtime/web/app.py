@@ -1,6 +1,5 @@
 """The HTTP application of a service: bodies read within their limits, handlers in threads, every refusal a problem."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,11 @@ from agentkeys_runtime.logs import log_event, request_id
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Page, named_once
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
+from agentkeys_runtime.web.reading import Readers
 
 BODY_TIMEOUT_S: Final = 30.0
 THREADS: Final = 40
-#: Requests that are read, wait for a thread or run. Beyond this they are refused at once instead of piling up.
+#: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
 MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
@@ -98,6 +98,7 @@ class _Gate:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
+        self.readers = Readers()
         self._threads: anyio.CapacityLimiter | None = None
 
     def __enter__(self) -> None:
@@ -134,8 +135,7 @@ class _Served:
         if endpoint.quiet:
             trace.level = logging.DEBUG
         try:
-            with self._gate:
-                response = await self._answer(request, trace)
+            response = await self._answer(request, trace)
         except KeyServiceError as error:
             if endpoint.refusal is None:
                 raise
@@ -146,7 +146,8 @@ class _Served:
     async def _answer(self, request: Request, trace: _Trace) -> Response:
         endpoint = self._endpoint
         media = _JSON if endpoint.refusal is None else _FORM
-        body = await _read_body(request, endpoint.body_limit, media) if endpoint.body_limit else b""
+        limit = endpoint.body_limit
+        body = await _read_body(request, limit, media, self._gate.readers) if limit else b""
         call = Call(
             body=body,
             path=dict(request.path_params),
@@ -157,7 +158,8 @@ class _Served:
             client=request.client.host if request.client else "",
         )
         try:
-            found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
+            with self._gate:  # only what is here in full: whoever sends slowly holds no place
+                found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
             # here, as an answer that is no JSON is an error like any other
             return _page(found) if isinstance(found, Page) else JSONResponse(found)
         except KeyServiceError:
@@ -173,11 +175,12 @@ def _page(page: Page) -> Response:
     return Response(page.html, status_code=page.status, headers={_POLICY_HEADER: policy}, media_type=page.media)
 
 
-async def _read_body(request: Request, limit: int, media: str) -> bytes:
+async def _read_body(request: Request, limit: int, media: str, readers: Readers) -> bytes:
     """Return the body, of which no more than `limit` bytes are ever held.
 
     Raises:
-        KeyServiceError: `too_large`; `invalid_body` for another media type, a coded body, or one that does not come.
+        KeyServiceError: `too_large`; `invalid_body` for another media type, a coded body, or one that does not come;
+            `overloaded` for one that comes too slowly.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
         raise KeyServiceError(Reason.INVALID_BODY, f"Content-Type must be {media}")
@@ -187,14 +190,11 @@ async def _read_body(request: Request, limit: int, media: str) -> bytes:
     if declared.isascii() and declared.isdigit() and (len(declared) > 12 or int(declared) > limit):  # noqa: PLR2004
         raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
     body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > limit:
-                    raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
-                body += chunk
-    except TimeoutError as error:
-        raise KeyServiceError(Reason.INVALID_BODY, f"no whole body in {BODY_TIMEOUT_S:.0f} s") from error
+    async with readers.one(BODY_TIMEOUT_S):
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > limit:
+                raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
+            body += chunk
     return bytes(body)
 
 

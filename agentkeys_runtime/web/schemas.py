@@ -53,23 +53,50 @@ CAP: Final[JsonSchema] = closed(
         "request": B64U,
     }
 )
+_DEVICE: Final[JsonSchema] = {
+    "type": "object",
+    "required": ["assurance", "counter_fell", "device_key_hash", "evidence", "revoked", "roles", "tier"],
+    "properties": {
+        "actor_omni": HEX32,
+        "address": ADDRESS,
+        "assurance": {"enum": ["high", "low"]},
+        "counter_fell": {"type": "boolean", "description": "A lower K11 counter came after a higher one."},
+        "device_key_hash": HEX32,
+        "evidence": {"enum": ["wallet", "oidc", "passkey", "email", "master"]},
+        "operator_omni": HEX32,
+        "registered_at": {"type": "integer"},
+        "revoked": {"type": "boolean"},
+        "roles": {"type": "integer", "minimum": 0, "maximum": 7},
+        "sign_count": {"type": "integer"},
+        "tier": {"enum": [1, 2]},
+    },
+}
 OPERATOR_STATE: Final[JsonSchema] = {
     "type": "object",
     "description": "Without a registered operator `devices` is empty.",
     "required": ["devices", "epoch", "freeze_nonce", "frozen", "incarnation", "nonce", "scopes"],
     "properties": {
-        "devices": {"type": "array", "items": {"type": "object"}},
+        "devices": {"type": "array", "items": _DEVICE},
         "epoch": EPOCH,
         "freeze_nonce": {"type": "integer"},
         "frozen": {"type": "boolean"},
         "incarnation": {"type": "integer"},
         "nonce": {"type": "integer"},
         "operator_omni": HEX32,
+        "rotations": {
+            "type": "array",
+            "items": closed({"device": HEX32, "due_at": {"type": "integer"}, "new_address": ADDRESS}),
+        },
         "scopes": {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "string"}},
         },
         "threshold": {"type": "integer"},
+        "torn_down": {
+            "type": "object",
+            "description": "Class bits by owner: 1 credentials, 2 memory.",
+            "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 3},
+        },
         "wallet": ADDRESS,
         "wallet_epoch": {"type": "integer"},
     },

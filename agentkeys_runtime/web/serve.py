@@ -1,5 +1,6 @@
 """Serves an application by HTTPS until SIGTERM: TLS 1.3, one `ready` line, a quick and clean end."""
 
+import asyncio
 import resource
 import socket
 from types import FrameType
@@ -9,13 +10,15 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from agentkeys_runtime.config import ConfigError
+from agentkeys_runtime.descriptors import raise_descriptors
 from agentkeys_runtime.mtls import https_server_context
+from agentkeys_runtime.web.patience import HANDSHAKE_S, PatientProtocol
 from agentkeys_runtime.web.settings import TlsSettings, parse_listen
 
 GRACE_S: Final = 1
 KEEP_ALIVE_S: Final = 30
-#: Connections, idle ones included; the application refuses earlier and by name.
-MAX_CONNECTIONS: Final = 1024
+#: Descriptors: all connections, those in their handshake, and what the service itself has open.
+DESCRIPTORS: Final = 8192
 MAX_HEAD_BYTES: Final = 16_384
 BACKLOG: Final = 512
 
@@ -55,11 +58,12 @@ def serve(app: ASGIApp, listener: socket.socket, tls: TlsSettings) -> None:
         ConfigError: unusable certificate or key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    raise_descriptors(DESCRIPTORS)
     context = https_server_context(tls.certificate, tls.key)
     config = uvicorn.Config(
         app,
         ssl_context_factory=lambda _config, _default: context,
-        http="h11",
+        http=PatientProtocol,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -68,7 +72,6 @@ def serve(app: ASGIApp, listener: socket.socket, tls: TlsSettings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
@@ -84,8 +87,19 @@ class _Server(uvicorn.Server):
         self._origin = origin
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections, then say so."""
-        await super().startup(sockets)
+        """Take connections, then say so. The library would leave a handshake a whole minute."""
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def protocol() -> PatientProtocol:
+            return PatientProtocol(config=config, server_state=self.server_state, app_state={}, _loop=loop)
+
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=listener, ssl=config.ssl, backlog=BACKLOG, ssl_handshake_timeout=HANDSHAKE_S
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
         print(f"ready {self._origin}", flush=True)  # noqa: T201 - what starters of the process wait for
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

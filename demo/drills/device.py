@@ -86,7 +86,7 @@ def _master_without_k11(world: World) -> str:
 
 def _master_overwrites(world: World) -> str:
     with world.alice.opened() as device:
-        current = credentials.current_store(device, GRANTED)
+        current = dict(credentials.listed(device)).get(GRANTED)
     body = StoreBody(blind=bytes(32), expect=current, value=b"planted").encode()
     return present_forged(
         world.stack, compose(world.stack, world.alice.key, world.alice.who, Op.CRED_STORE, _SERVICE, body)

@@ -1,45 +1,22 @@
 """`agent add | list`, `scope set`."""
 
-import hmac
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentkeys_core.encoding import hex_encode
-from agentkeys_core.pairing import PAIRING_HASH_BYTES
 from device.agents import actor_named, add_agent, agents_of, checked_services, set_scope, state_now
+from device.commands.comparing import compare_hash
 from device.commands.context import device_json, opened, receipt_json
-from device.errors import DeviceError, Trouble
 from device.home import read_public_file
-from device.pairing import MAX_OFFER_BYTES, Offer, shown
-from device.setting_up import hex_argument
-from device.show import Show
+from device.pairing import MAX_OFFER_BYTES, Offer
 
 app = typer.Typer(no_args_is_help=True, help="Agents: devices that act for themselves, inside a scope.")
 scope_app = typer.Typer(no_args_is_help=True, help="What an agent may use.")
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", metavar="SERVICE", help="For example cred:openrouter; repeatable.")
 ]
-
-
-def _compare(show: Show, offer: Offer, told: str | None) -> None:
-    """Have the pairing hash compared: with --pairing-hash by us, else by the person.
-
-    Raises:
-        DeviceError: `pairing_hash_mismatch`, `declined` or `usage`.
-    """
-    if told is not None:
-        expected = hex_argument(told.replace(" ", ""), "--pairing-hash", length=PAIRING_HASH_BYTES)
-        if not hmac.compare_digest(offer.hash, expected):
-            detail = f"this offer's hash is {shown(offer.hash)}: it was not made on that machine"
-            raise DeviceError(Trouble.PAIRING_HASH_MISMATCH, detail)
-        return
-    show.warn(f"pairing hash: {shown(offer.hash)}")
-    # --yes does not answer this one: it is the only thing that ties the file to the machine.
-    Show(as_json=show.as_json).confirm(
-        "Does the agent's machine show the very same pairing hash?", instead="give --pairing-hash HEX as shown there"
-    )
 
 
 @app.command("add")
@@ -62,7 +39,7 @@ def add_command(
     names = checked_services(services or ())
     with opened(context) as device:
         offer.check(device)
-        _compare(device.show, offer, pairing_hash)
+        compare_hash(device.show, offer.hash, pairing_hash, machine="agent's machine")
         receipt = add_agent(device, offer, label=label, generation=generation, services=names)
         data = {**receipt_json(receipt), "generation": generation, "label": label, "services": list(names)}
         device.show.result(data, [f"added {label}/{generation}, row {receipt.row.seq}"])

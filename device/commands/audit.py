@@ -7,6 +7,7 @@ import typer
 
 from agentkeys_core.encoding import hex_encode
 from device.audit_trail import MAX_EXPORT_BYTES, Export, Verdict, export_own, verify_export
+from device.checkpoints import cover
 from device.commands.context import opened, options
 from device.errors import DeviceError, Trouble
 from device.home import Home, read_public_file, write_new_file
@@ -60,8 +61,17 @@ def verify_command(
         Path | None,
         typer.Option("--jwks", metavar="FILE", help="The audit keys; otherwise those that this device has fetched."),
     ] = None,
+    checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint", help="Ask the audit worker, too: are the rows in the deployment's signed history?"
+        ),
+    ] = False,
 ) -> None:
-    """Verify an export without any server: chain, sequence, signatures, and that it holds the last row seen here."""
+    """Verify an export without any server: chain, sequence, signatures, and that it holds the last row seen here.
+
+    With --checkpoint also that the deployment's signed history of all rows holds them, and only ever grew.
+    """
     chosen = options(context)
     export = Export.parse(read_public_file(file, limit=MAX_EXPORT_BYTES))
     seen = None
@@ -75,4 +85,18 @@ def verify_command(
                 if stored is None:
                     raise DeviceError(Trouble.NOT_INITIALISED, "no audit keys here yet; give --jwks FILE")
                 keys = read_keys(stored)
-    _judge(chosen.show, export, verify_export(export, keys, seen=seen), {"file": str(file)})
+    verdict = verify_export(export, keys, seen=seen)
+    extra: dict[str, object] = {"file": str(file)}
+    if checkpoint and verdict.ok:
+        with opened(context) as device:
+            found = cover(device, export.rows)
+        extra["checkpoint"] = {
+            "covered": found.covered,
+            "newer": found.newer,
+            "root": hex_encode(found.checkpoint.root),
+            "size": found.checkpoint.size,
+        }
+        chosen.show.note(
+            f"the signed history of {found.checkpoint.size} rows holds {found.covered} of them; {found.newer} are newer"
+        )
+    _judge(chosen.show, export, verdict, extra)

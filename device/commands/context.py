@@ -58,10 +58,15 @@ def device_json(record: DeviceRecord) -> dict[str, object]:
     return {
         "actor_omni": hex_encode(record.actor_omni),
         "address": address_encode(record.address),
+        "assurance": record.assurance.value,
+        "counter_fell": record.counter_fell,
         "device": hex_encode(record.device_key_hash),
+        "evidence": record.evidence.value,
         "generation": record.generation,
         "label": record.label,
         "registered_at": record.registered_at,
         "revoked": record.revoked,
+        "roles": int(record.roles),
+        "sign_count": record.sign_count,
         "tier": record.tier.name.lower(),
     }

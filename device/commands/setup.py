@@ -1,6 +1,7 @@
 """`init`, `pair`, `whoami`: becoming a device, and saying which one."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,10 @@ import typer
 from agentkeys_core.encoding import address_encode, hex_encode
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.keys import DeviceKey
+from agentkeys_core.profile import Profile
+from device.binding import MAX_TOKEN_BYTES, bind_by_token, wished_token
 from device.change_desk import views_of
-from device.commands.context import device_json, opened, options
+from device.commands.context import Options, device_json, opened, options
 from device.enrol import Enrolment, enrol
 from device.errors import DeviceError, Trouble
 from device.home import Home, read_private_file, write_new_file
@@ -18,6 +21,7 @@ from device.identity import Identity, Part
 from device.intent import moment
 from device.k11.port import K11Kind
 from device.learn import learn_agent, own_record
+from device.masters import offer_master
 from device.pairing import make_offer, shown
 from device.session import Device
 from device.setting_up import confirmed_profile, hex_argument, set_up
@@ -30,6 +34,14 @@ ProfileHashOption = Annotated[
     str, typer.Option("--profile-hash", metavar="HEX", help="Its hash, told to you by another way than the file.")
 ]
 _KEY_BYTES = 32
+
+
+class Named(StrEnum):
+    """What names a user at the first bind."""
+
+    EVM = "evm"
+    OIDC = "oidc"
+    OAUTH2_GOOGLE = "oauth2_google"
 
 
 def _wallet_key(path: Path) -> DeviceKey:
@@ -60,16 +72,30 @@ def init(
         Path | None,
         typer.Option("--wallet-key-file", metavar="FILE", help="Development only: the wallet's key in hex, mode 0600."),
     ] = None,
+    identity: Annotated[
+        Named, typer.Option("--identity", help="evm: your own wallet names you. oidc, oauth2_google: an ID token does.")
+    ] = Named.EVM,
+    client_id: Annotated[
+        str | None, typer.Option("--client-id", metavar="ID", help="Of an ID token: which client it is for.")
+    ] = None,
+    id_token_file: Annotated[
+        Path | None,
+        typer.Option("--id-token-file", metavar="FILE", help="The ID token, mode 0600, with the nonce printed before."),
+    ] = None,
     k11: Annotated[
         K11Kind, typer.Option("--k11", help="browser: WebAuthn on this machine's own page. software: development only.")
     ] = K11Kind.BROWSER,
 ) -> None:
-    """Make this machine the first master device of your wallet's tree.
+    """Make this machine the first master device of a new tree: that of your wallet, or of an identity elsewhere.
 
     Run it with --wallet first: it prints the EIP-712 JSON for the wallet to sign. Run it again with --wallet-signature.
+    Or run it with --identity oidc --client-id ID: it prints a nonce to sign in with. Run it again with --id-token-file.
     """
     chosen = options(context)
     confirmed = confirmed_profile(profile, profile_hash)
+    if identity is not Named.EVM:
+        _init_by_token(chosen, confirmed, identity=identity, client_id=client_id, id_token_file=id_token_file, k11=k11)
+        return
     key = None if wallet_key_file is None else _wallet_key(wallet_key_file)
     address = None if wallet is None else hex_argument(wallet, "--wallet", length=20)
     if key is not None and address not in (None, key.address):
@@ -80,6 +106,35 @@ def init(
             device, wallet=key.address if key else address, kind=k11, wallet_signature=signature, wallet_key=key
         )
         _print_enrolment(device, made)
+
+
+def _init_by_token(
+    chosen: Options,
+    confirmed: Profile,
+    *,
+    identity: Named,
+    client_id: str | None,
+    id_token_file: Path | None,
+    k11: K11Kind,
+) -> None:
+    if client_id is None:
+        raise DeviceError(Trouble.USAGE, "name the client that the ID token is for: --client-id ID")
+    token = None if id_token_file is None else _token(id_token_file)
+    with Home.open(chosen.home, create=True) as home, set_up(home, confirmed, chosen.show) as device:
+        wish = wished_token(device, client_id, k11)
+        if token is not None:
+            _print_enrolment(device, bind_by_token(device, wish, token, google=identity is Named.OAUTH2_GOOGLE))
+            return
+        chosen.show.note("Sign in at the issuer with this nonce; then run this again with --id-token-file:")
+        chosen.show.result({"client_id": client_id, "nonce": wish.nonce, "status": "id_token_needed"}, [wish.nonce])
+
+
+def _token(path: Path) -> str:
+    """Read an ID token from a private file: until it is used, whoever has it could try. Raises `bad_file`."""
+    try:
+        return read_private_file(path, limit=MAX_TOKEN_BYTES).decode("ascii").strip()
+    except UnicodeDecodeError as exc:
+        raise DeviceError(Trouble.BAD_FILE, f"{path} holds no ID token") from exc
 
 
 def _print_enrolment(device: Device, made: Enrolment) -> None:
@@ -120,25 +175,26 @@ def pair(
     ],
     profile: ProfileOption,
     profile_hash: ProfileHashOption,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Where to write the offer for agentkeys agent add.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the offer for a master.")],
     label: Annotated[str | None, typer.Option("--label", help="A proposal for the agent's label.")] = None,
+    master: Annotated[
+        bool, typer.Option("--master", help="Become a further master instead of an agent: makes K11 as well.")
+    ] = False,
+    k11: Annotated[K11Kind, typer.Option("--k11", help="With --master; software: development only.")] = K11Kind.BROWSER,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """On an agent's machine: make its key and write an offer for a master to accept."""
+    """On a new machine: make its key and write an offer for a master to accept."""
     chosen = options(context)
     confirmed = confirmed_profile(profile, profile_hash)
     named = hex_argument(operator, "--operator", length=32)
     with Home.open(chosen.home, create=True) as home, set_up(home, confirmed, chosen.show) as device:
-        offer = make_offer(device, named, label=label)
+        offer = offer_master(device, named, k11) if master else make_offer(device, named, label=label)
         write_new_file(out, offer.encode() + b"\n", replace=force)
         data = {"device": hex_encode(device.k10.key_hash), "file": str(out), "pairing_hash": hex_encode(offer.hash)}
         lines = [f"pairing hash: {shown(offer.hash)}", f"offer: {out} (for one hour)", f"device: {data['device']}"]
         chosen.show.result(data, lines)
-        chosen.show.note(
-            "On a master: agentkeys agent add FILE --label LABEL --service cred:NAME; compare the pairing hash there."
-        )
+        command = "device add FILE --out FILE" if master else "agent add FILE --label LABEL --service cred:NAME"
+        chosen.show.note(f"On a master: agentkeys {command}; compare the pairing hash there.")
 
 
 def whoami(

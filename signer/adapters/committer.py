@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
@@ -29,6 +29,7 @@ __all__ = ["CLOCK_TOLERANCE_S", "Committer", "Tx"]
 T = TypeVar("T")
 
 CLOCK_TOLERANCE_S: Final = 60
+#: No job is added to a group that has so many units.
 _MAX_GROUP: Final = 128
 #: Under load the others of the last group are about to come again: waiting for them spares their share of a commit.
 _GATHER_S: Final = 0.0001
@@ -44,17 +45,21 @@ _OWN_FAULTS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.Program
 
 
 class _Job(Generic[T]):
-    """One unit, who waits for it, and how it ended."""
+    """The units of one caller, which are never torn apart, and how each ended: what it returned, or raised."""
 
-    __slots__ = ("done", "error", "resets_clock", "result", "unit")
+    __slots__ = ("done", "outcomes", "resets_clock", "units")
 
-    def __init__(self, unit: Callable[[Tx], T], *, resets_clock: bool = False) -> None:
-        self.unit = unit
+    def __init__(self, units: Sequence[Callable[[Tx], T]], *, resets_clock: bool = False) -> None:
+        self.units = units
         self.resets_clock = resets_clock
-        self.result: T | None = None
-        self.error: Exception | None = None
+        self.outcomes: list[T | Exception] = []
         self.done = threading.Lock()
         self.done.acquire()
+
+    def wait(self) -> list[T | Exception]:
+        """The outcomes, in the order of the units, once the committer is done with them."""
+        self.done.acquire()
+        return self.outcomes
 
 
 class Committer:
@@ -99,12 +104,20 @@ class Committer:
         Raises what the unit raised (nothing of it is kept), clock_behind, or journal_unavailable when the group could
         not be committed within 1.5 s.
         """
-        return _outcome(self._submit(_Job(unit)))
+        return _only(self._submit(_Job((unit,))))
+
+    def run_all(self, units: Sequence[Callable[[Tx], T]]) -> list[T | Exception]:
+        """What each unit returned or raised, in order, once all that they wrote is on disk by one commit.
+
+        Each runs in its own savepoint, so one that raises undoes itself alone. Where the group cannot be committed,
+        every unit has journal_unavailable or clock_behind.
+        """
+        return self._submit(_Job(units)).wait() if units else []
 
     def post(self, unit: Callable[[Tx], object]) -> None:
         """Have `unit` committed some time soon; nobody learns of a failure. For refusal lines only."""
         with suppress(KeyServiceError):
-            self._submit(_Job(unit))
+            self._submit(_Job((unit,)))
 
     def check_clock(self, now: float) -> None:
         """Return unless `now` (Unix seconds) lies 60 s behind the newest time that a commit recorded.
@@ -128,7 +141,7 @@ class Committer:
         def unit(tx: Tx) -> None:
             tx.journal(JournalLine(at=tx.now, kind=LineKind.HOST, method="reset-clock", caller="host"))
 
-        _outcome(self._submit(_Job(unit, resets_clock=True)))
+        _only(self._submit(_Job((unit,), resets_clock=True)))
 
     def _submit(self, job: _Job[T]) -> _Job[T]:
         if threading.get_ident() == self._thread.ident:
@@ -146,13 +159,14 @@ class Committer:
             job = self._queue.get()
             if len(jobs) > 1:
                 time.sleep(_GATHER_S)
-            jobs = []
+            jobs, units = [], 0
             with suppress(queue.Empty):
-                while job is not None and len(jobs) < _MAX_GROUP - 1:
+                while job is not None:
                     jobs.append(job)
+                    units += len(job.units)
+                    if units >= _MAX_GROUP:
+                        break
                     job = self._queue.get_nowait()
-                if job is not None:
-                    jobs.append(job)
             stopping = job is None
             if jobs:
                 self._commit(jobs)
@@ -186,12 +200,14 @@ class Committer:
         )
         tx = Tx(conn, self._keyring, start)
         for job in jobs:
-            self._attempt(tx, job)
-        if all(job.error is not None for job in jobs):
+            for unit in job.units:
+                job.outcomes.append(_attempt(tx, unit))
+        kept = sum(not isinstance(outcome, Exception) for job in jobs for outcome in job.outcomes)
+        if not kept:
             conn.execute("ROLLBACK")
             return
         tx.write()
-        self._purge(now, len(jobs))
+        self._purge(now, kept)
         new_head = sign_head(self._keyring, sequence=tx.head[0], head_hash=tx.head[1], epoch=epoch)
         conn.execute(
             "UPDATE journal_head SET seq = ?, hash = ?, epoch = ?, mac = ?, clock_high_water = ?",
@@ -199,22 +215,6 @@ class Committer:
         )
         conn.execute("COMMIT")
         self._high_water = max(now, high_water)
-
-    @staticmethod
-    def _attempt(tx: Tx, job: _Job[object]) -> None:
-        """Run one unit inside its savepoint; its own refusal or fault undoes it alone."""
-        tx.begin_unit()
-        try:
-            job.result = job.unit(tx)
-            tx.keep_unit()
-        except sqlite3.DatabaseError as exc:
-            if not isinstance(exc, _OWN_FAULTS):
-                raise
-            job.error = exc
-        except Exception as exc:  # noqa: BLE001  # handed to the waiter as it is
-            job.error = exc
-        if job.error is not None:
-            tx.drop_unit()
 
     def _purge(self, now: int, units: int) -> None:
         """Forget a few caps whose burns need be kept no longer: at most twice what the group may have added."""
@@ -232,18 +232,35 @@ class Committer:
     def _fail(self, jobs: list[_Job[object]], reason: Reason, detail: str) -> None:
         """Undo the transaction; each waiter gets an exception of its own, since each thread raises it."""
         for job in jobs:
-            job.result = None
-            job.error = KeyServiceError(reason, detail)
+            job.outcomes = [KeyServiceError(reason, detail) for _ in job.units]
         if self._conn.in_transaction:
             with suppress(sqlite3.Error):
                 self._conn.execute("ROLLBACK")
 
 
-def _outcome(job: _Job[T]) -> T:
-    job.done.acquire()
-    if job.error is not None:
-        raise job.error
-    return job.result  # type: ignore[return-value]  # set whenever there is no error
+def _attempt(tx: Tx, unit: Callable[[Tx], object]) -> object:
+    """What one unit returned or raised, run inside its savepoint; its own refusal or fault undoes it alone."""
+    tx.begin_unit()
+    try:
+        result = unit(tx)
+        tx.keep_unit()
+    except sqlite3.DatabaseError as exc:
+        if not isinstance(exc, _OWN_FAULTS):
+            raise
+        error: Exception = exc
+    except Exception as exc:  # noqa: BLE001  # handed to the waiter as it is
+        error = exc
+    else:
+        return result
+    tx.drop_unit()
+    return error
+
+
+def _only(job: _Job[T]) -> T:
+    (outcome,) = job.wait()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _high_water(conn: sqlite3.Connection) -> int:

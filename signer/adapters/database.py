@@ -18,7 +18,7 @@ from signer.adapters.ledger import SqlLedger
 from signer.adapters.registry_schema import SCHEMA as REGISTRY_SCHEMA
 from signer.journal import GENESIS, JournalLine, LineKind, chain_hash, check_head, sign_head
 from signer.keyring import Keyring
-from signer.ledger import Inventory
+from signer.ledger import Inventory, LedgerReader
 
 SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.5
@@ -40,8 +40,10 @@ CREATE TABLE objects(
   issued INTEGER NOT NULL, current INTEGER NOT NULL DEFAULT 0, store BLOB, UNIQUE(owner, class, service)) STRICT;
 CREATE TABLE salts(
   object_id INTEGER NOT NULL, salt BLOB NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
-  store BLOB NOT NULL, expect BLOB,
+  store BLOB NOT NULL, expect BLOB, rewrap INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(object_id, salt)) STRICT, WITHOUT ROWID;
+-- Names that were deleted at any time, as SHA-256: a legacy envelope, for which no salt stands, brings none back.
+CREATE TABLE dropped(name BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 -- Which cap's cloud session holds an object of the object store, and until when; one row an object at most.
 CREATE TABLE holds(
@@ -56,6 +58,11 @@ CREATE TABLE rows(
   id INTEGER PRIMARY KEY, actor_id INTEGER NOT NULL, operator_id INTEGER NOT NULL, seq INTEGER NOT NULL,
   row BLOB NOT NULL, UNIQUE(actor_id, seq)) STRICT;
 CREATE INDEX rows_operator ON rows(operator_id);
+
+-- The last signed checkpoint, if any; `peaks` are the roots of the tree's complete subtrees.
+CREATE TABLE checkpoint(
+  id INTEGER PRIMARY KEY CHECK(id = 1), size INTEGER NOT NULL, root BLOB NOT NULL, peaks BLOB NOT NULL,
+  note BLOB NOT NULL) STRICT;
 
 CREATE TABLE journal(seq INTEGER PRIMARY KEY, line BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
 -- One row, rewritten by each commit: the head, and the newest time that this signer has seen.
@@ -126,7 +133,7 @@ class Database:
         if conn is None:
             conn = self.connect()
             conn.execute("PRAGMA query_only = ON")
-            conn.execute("PRAGMA cache_size = -512")  # KiB: one connection a thread; the system's cache holds the rest
+            conn.execute("PRAGMA cache_size = -256")  # KiB: one connection a thread; the system's cache holds the rest
             self._local.conn = conn
             with self._lock:
                 self._opened.append(conn)
@@ -151,6 +158,17 @@ class Database:
         with self.reading() as conn:
             yield SqlLedger(conn)
 
+    @contextmanager
+    def glance(self) -> Iterator[LedgerReader]:
+        """The ledger for reads that need not be of one moment: no transaction, so a third of the statements.
+
+        Raises as `reading`.
+        """
+        try:
+            yield SqlLedger(self.reader())
+        except sqlite3.Error as exc:
+            raise KeyServiceError(Reason.JOURNAL_UNAVAILABLE, "the state file cannot be read") from exc
+
     def close(self) -> None:
         """Close every reader that was handed out."""
         with self._lock:
@@ -163,7 +181,7 @@ class Database:
 def _configure(conn: sqlite3.Connection) -> None:
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("PRAGMA synchronous = FULL")  # a release may leave only once its record is on disk
-    conn.execute("PRAGMA cache_size = -8192")  # KiB
+    conn.execute("PRAGMA cache_size = -1024")  # KiB: the system's cache holds the rest
     conn.execute("PRAGMA wal_autocheckpoint = 2000")  # pages: rarer and longer checkpoints than the default
     conn.execute("PRAGMA temp_store = MEMORY")
 
@@ -228,6 +246,12 @@ def open_state(path: Path, keyring: Keyring) -> Database:
 def check_state(database: Database, keyring: Keyring) -> None:
     """Return when the vault and the journal's head belong to this state file; raises as `open_state`."""
     conn = database.reader()
+    check_epochs(conn, keyring)
+    check_head(conn, keyring)
+
+
+def check_epochs(conn: sqlite3.Connection, keyring: Keyring) -> None:
+    """Return when every K3 of the vault is the one that is recorded here; raises k3_mismatch, epoch_not_held."""
     meta = read_meta(conn)
     recorded: dict[int, bytes] = dict(conn.execute("SELECT epoch, check_value FROM k3_checks").fetchall())
     keyring.k3_check(meta.k3_epoch)
@@ -237,7 +261,6 @@ def check_state(database: Database, keyring: Keyring) -> None:
             raise KeyServiceError(Reason.K3_MISMATCH, f"the vault's K3 of epoch {epoch} is not the registry's")
     if meta.k3_epoch not in recorded:
         raise KeyServiceError(Reason.K3_MISMATCH, f"the registry records no K3 check of epoch {meta.k3_epoch}")
-    check_head(conn, keyring)
 
 
 FreeBytes = Callable[[], int]

@@ -1,12 +1,13 @@
 """The ledger in SQL. Every statement is a constant with parameters, so that the connection keeps it prepared."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from agentkeys_core.hashes import sha256
 from agentkeys_core.ops import ObjectClass
 from signer.holds import Hold
-from signer.ledger import Burn, CapRecord, IssuedSalt, ObjectRef, StoredName, Versions
+from signer.ledger import Burn, CapRecord, IssuedSalt, ObjectRef, SignedCheckpoint, StoredName, Versions
 
 _CAP_COLUMNS: Final = "digest, burned, keep_until, row_id, salt, expect, outcome, outcome_row_id"
 _SUCCESS: Final = 0
@@ -78,20 +79,23 @@ class SqlLedger:
     def version(self, ref: ObjectRef, salt: bytes) -> tuple[Versions | None, IssuedSalt | None]:
         """The object's versions, and the open salt with these bytes if it was issued for that very object."""
         found = self._conn.execute(
-            "SELECT o.id, o.issued, o.current, o.store, s.number, s.epoch, s.store, s.expect FROM objects AS o"
+            "SELECT o.id, o.issued, o.current, o.store, s.number, s.epoch, s.store, s.expect, s.rewrap"
+            " FROM objects AS o"
             " LEFT JOIN salts AS s ON s.object_id = o.id AND s.salt = ?"
             " WHERE o.owner = ? AND o.class = ? AND o.service = ?",
             (salt, ref.owner, int(ref.object_class), ref.service),
         ).fetchone()
         if found is None:
             return None, None
-        object_id, issued, current, store, number, epoch, store_of_salt, expect = found
+        object_id, issued, current, store, number, epoch, store_of_salt, expect, rewrap = found
         versions = Versions(object_id=object_id, issued=issued, current=current, store=store)
         if number is None:
             return versions, None
-        return versions, IssuedSalt(number=number, epoch=epoch, store=store_of_salt, expect=expect)
+        return versions, IssuedSalt(number=number, epoch=epoch, store=store_of_salt, expect=expect, rewrap=bool(rewrap))
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
+    def add_salt(
+        self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None, rewrap: bool = False
+    ) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         found: tuple[int, int] = self._conn.execute(
             "INSERT INTO objects(owner, class, service, issued) VALUES (?, ?, ?, 1)"
@@ -100,8 +104,8 @@ class SqlLedger:
         ).fetchone()
         object_id, number = found
         self._conn.execute(
-            "INSERT INTO salts(object_id, salt, number, epoch, store, expect) VALUES (?, ?, ?, ?, ?, ?)",
-            (object_id, salt, number, epoch, store, expect),
+            "INSERT INTO salts(object_id, salt, number, epoch, store, expect, rewrap) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (object_id, salt, number, epoch, store, expect, rewrap),
         )
 
     def make_current(self, object_id: int, issued: IssuedSalt) -> None:
@@ -116,13 +120,58 @@ class SqlLedger:
         )
 
     def drop(self, ref: ObjectRef) -> None:
-        """Close all salts of the object; it is listed no more."""
+        """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
+        self._conn.execute("INSERT OR IGNORE INTO dropped(name) VALUES (?)", (_name_of(ref),))
         found = self._conn.execute(
             "DELETE FROM objects WHERE owner = ? AND class = ? AND service = ? RETURNING id",
             (ref.owner, int(ref.object_class), ref.service),
         ).fetchone()
         if found is not None:
             self._conn.execute("DELETE FROM salts WHERE object_id = ?", found)
+
+    def was_dropped(self, ref: ObjectRef) -> bool:
+        """Whether the object was deleted at any time."""
+        found = self._conn.execute("SELECT 1 FROM dropped WHERE name = ?", (_name_of(ref),)).fetchone()
+        return found is not None
+
+    def salts_by_epoch(self) -> Mapping[int, int]:
+        """How many open salts still name each epoch."""
+        return dict(self._conn.execute("SELECT epoch, count(*) FROM salts GROUP BY epoch ORDER BY epoch").fetchall())
+
+    def row_count(self) -> int:
+        """How many rows there are in all chains."""
+        found: tuple[int | None] = self._conn.execute("SELECT max(id) FROM rows").fetchone()
+        return found[0] or 0
+
+    def row_hashes(self, *, after: int, limit: int) -> Iterator[bytes]:
+        """Hashes of rows of all chains in the order of writing, after the first `after`."""
+        rows = self._conn.execute(
+            "SELECT json_extract(CAST(row AS TEXT), '$.row_hash') FROM rows WHERE id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return (bytes.fromhex(found) for (found,) in rows)
+
+    def checkpoint(self) -> SignedCheckpoint | None:
+        """The last checkpoint that was signed."""
+        found = self._conn.execute("SELECT size, root, peaks, note FROM checkpoint").fetchone()
+        if found is None:
+            return None
+        size, root, peaks, note = found
+        return SignedCheckpoint(size=size, root=root, peaks=peaks, note=note)
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
+        self._conn.execute(
+            "INSERT OR REPLACE INTO checkpoint(id, size, root, peaks, note) VALUES (1, ?, ?, ?, ?)",
+            (checkpoint.size, checkpoint.root, checkpoint.peaks, checkpoint.note),
+        )
+
+    def operator_of(self, actor: bytes) -> bytes | None:
+        """The operator of an actor that has an audit chain, None for any other."""
+        found = self._conn.execute(
+            "SELECT actor FROM heads WHERE id = (SELECT operator_id FROM heads WHERE actor = ?)", (actor,)
+        ).fetchone()
+        return None if found is None else bytes(found[0])
 
     def hold(self, ref: ObjectRef) -> Hold | None:
         """The last hold of the object, over or not; None where it was ended."""
@@ -182,3 +231,7 @@ class SqlLedger:
         """A row as signed: its canonical JSON."""
         found: tuple[bytes] = self._conn.execute("SELECT row FROM rows WHERE id = ?", (row_id,)).fetchone()
         return found[0]
+
+
+def _name_of(ref: ObjectRef) -> bytes:
+    return sha256(bytes((ref.object_class,)) + ref.owner + ref.service.encode())

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Never, Self
+from typing import Final, Never, Self, TypeVar
 
-from agentkeys_core.changes import Enrol
+from agentkeys_core.changes import AddMaster, Enrol
 from agentkeys_core.eip712 import Domain
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import device_key_hash as key_hash_of
@@ -18,10 +18,12 @@ from agentkeys_core.registry import DeviceRecord, K11Public, OperatorState
 from agentkeys_core.signed_change import SignedChange
 from agentkeys_runtime.registry_cache import StateCache
 from signer.adapters import registry_store as store
-from signer.adapters.committer import Committer
+from signer.adapters.committer import Committer, Tx
 from signer.adapters.database import Database
+from signer.adapters.registry_lasting import read_next_due
 from signer.adapters.registry_stamp import SharedStamp
 from signer.adapters.registry_writer import ChangeWriter
+from signer.attesting import Attestation
 from signer.journal import JournalLine, LineKind
 from signer.keyring import Keyring
 from signer.ports import Clock, RegistryStatus, WalletRef
@@ -33,9 +35,12 @@ from signer.registry_shape import check_shape
 RECHECK_S: Final = 0.2
 #: How often a stream looks at the stamp for changes that another process applied, in seconds.
 POLL_S: Final = 0.05
+#: How soon rotations that are due are tried again where they could not be carried out, in seconds.
+_SETTLE_AGAIN_S: Final = 1.0
 #: Missed changes beyond this number: forget every state instead of naming the operators.
 _MANY_CHANGES: Final = 1000
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class EmbeddedRegistry:
@@ -67,13 +72,14 @@ class EmbeddedRegistry:
         self._changed = threading.Condition()
         self._rolled_back = False
         self._checked_at = 0.0
+        self._next_due: int | None = None
+        self._settle_from = 0.0
         with self._reading() as conn:
             self._status = store.read_status(conn)
         self._sequence = 0
         self._domain = Domain.embedded(self._status.registry_id)
         self._writer = ChangeWriter(keyring, self._domain, software_k11=allow_software_k11)
-        # The registry id in the name: a new registry in an old directory does not inherit its predecessor's high water.
-        self._shared = SharedStamp(database.path.with_name(f"registry-{self._status.registry_id[:16]}.stamp"))
+        self._shared = SharedStamp.beside(database.path, self._status.registry_id)
         self._stamp = self._shared.read()
         try:
             self._refresh()
@@ -133,7 +139,7 @@ class EmbeddedRegistry:
             stored = store.read_head(conn)
             status = store.read_status(conn)
         if stored is not None and not hmac.compare_digest(self._mac(stored, stored.incarnation), stored.mac):
-            self._roll_back("the MAC of the stored head is not ours", "signer")
+            self.roll_back("the MAC of the stored head is not ours", "signer")
         sequence, digest = (0, GENESIS) if stored is None else (stored.sequence, stored.hash)
         message = mac_message(status.registry_id, incarnation=status.incarnation, sequence=sequence, head=digest)
         mac = self._keyring.journal_mac(status.k3_epoch, message)
@@ -174,7 +180,7 @@ class EmbeddedRegistry:
         if own is None:
             self._shared.raise_high_water(status.incarnation, known.sequence)
         if own is None or own.hash != known.hash:
-            self._roll_back(f"{caller} has seen change {known.sequence}, which is not here", caller)
+            self.roll_back(f"{caller} has seen change {known.sequence}, which is not here", caller)
 
     def apply(self, signed: SignedChange, *, caller: str = "unknown") -> bytes:
         """Apply a change and return its signed audit row (canonical JSON), once both are on disk.
@@ -193,23 +199,62 @@ class EmbeddedRegistry:
             return applied
         check_shape(signed, now=int(self._clock.now()))
         proofs = prove(signed, domain=self._domain, k11_of=self._k11_source(signed))
+        return self._commit(lambda tx: self._writer.write(tx, signed, proofs, caller=caller))
+
+    def attest(self, attestation: Attestation, *, caller: str) -> None:
+        """Remember what was attested for an Enrol, durably and journalled, so that `apply` lets it through.
+
+        Raises:
+            KeyServiceError: already_bound, invalid_evidence, stale_epoch, future_epoch; `journal_unavailable`.
+        """
+        self._refresh_if_due()
+        self._commit(lambda tx: self._writer.attest(tx, attestation, caller=caller))
+
+    def annul(self, operator_omni: bytes) -> bytes:
+        """Annul a first bind by e-mail that never released anything, on the host's word; returns the signed row.
+
+        Raises:
+            KeyServiceError: not_found, already_bound; `journal_unavailable`.
+        """
+        self._refresh_if_due()
+        return self._commit(lambda tx: self._writer.write_annulment(tx, operator_omni))
+
+    def settle(self) -> None:
+        """Carry out key rotations whose time has come; any process may, and one of them does. Cheap where none is due.
+
+        What cannot be written now is tried again; reads show the old key until it is.
+        """
+        due, now = self._next_due, time.monotonic()
+        if due is None or self._clock.now() < due or now < self._settle_from:
+            return
+        self._settle_from = now + _SETTLE_AGAIN_S
+        try:
+            self._commit(self._writer.settle)
+        except Exception:  # noqa: BLE001  # whatever it was, the thread that asks must go on asking
+            _log.exception("key rotations that are due wait on")
+        else:
+            self._settle_from = now
+
+    def _commit(self, unit: Callable[[Tx], T]) -> T:
+        """What `unit` returns, once it is on disk and every state that it made old is forgotten here."""
         self._shared.bump()  # nobody trusts a state that is read while this is being committed
         try:
-            row = self._committer.run(lambda tx: self._writer.write(tx, signed, proofs, caller=caller))
+            found = self._committer.run(unit)
         except sqlite3.Error as exc:
             raise KeyServiceError(Reason.REGISTRY_UNREACHABLE, "the change could not be written") from exc
         self._shared.bump()
         self._refresh()
-        return row
+        return found
 
     def _k11_source(self, signed: SignedChange) -> Callable[[bytes], K11Public | None]:
-        """Where the K11 keys of a change are found: its own for a first bind, else those of the operator's devices."""
+        """Where the K11 keys of a change are found: its own for a new master, else those of the operator's devices."""
         change = signed.change
+        own = {key_hash_of(change.device): change.k11} if isinstance(change, (Enrol, AddMaster)) else {}
         if isinstance(change, Enrol):
-            return {key_hash_of(change.device): change.k11}.get
+            return own.get
         state = self.operator(change.operator_omni)
-        devices = {} if state is None else state.devices
-        return lambda key_hash: None if (device := devices.get(key_hash)) is None else device.k11
+        known = {} if state is None else {key_hash: device.k11 for key_hash, device in state.devices.items()}
+        return {**known, **own}.get  # the rules never count a newcomer's assertion for a master that it claims to be
 
     def _mac(self, head: RegistryHead, incarnation: int) -> bytes:
         message = mac_message(self._status.registry_id, incarnation=incarnation, sequence=head.sequence, head=head.hash)
@@ -259,8 +304,9 @@ class EmbeddedRegistry:
             with self._reading() as conn:
                 sequence, status = store.read_sequence(conn), store.read_status(conn)
                 changes = store.read_changes(conn, after=self._sequence, limit=_MANY_CHANGES)
+                self._next_due = read_next_due(conn)
             if status.incarnation == self._status.incarnation and sequence < max(self._sequence, high_water):
-                self._roll_back(f"change {max(self._sequence, high_water)} is missing", "signer")
+                self.roll_back(f"change {max(self._sequence, high_water)} is missing", "signer")
             if status != self._status or len(changes) == _MANY_CHANGES:
                 self._cache.clear()
             self._cache.drop(change.operator_omni for change in changes)
@@ -272,7 +318,7 @@ class EmbeddedRegistry:
         with self._changed:
             self._changed.notify_all()
 
-    def _roll_back(self, detail: str, caller: str) -> Never:
+    def roll_back(self, detail: str, caller: str) -> Never:
         """Stop releasing anything: refuse every read from here on, say so in the journal, seal."""
         self._rolled_back = True
         _log.critical("registry rolled back, sealing: %s", detail)

@@ -4,11 +4,11 @@ import mmap
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-_WORDS: Final = 3
+_WORDS: Final = 4
 _SIZE: Final = 8 * _WORDS
-_STAMP, _INCARNATION, _HIGH_WATER = range(_WORDS)
+_STAMP, _INCARNATION, _HIGH_WATER, _JOURNAL = range(_WORDS)
 
 
 class SharedStamp:
@@ -31,6 +31,16 @@ class SharedStamp:
             os.close(descriptor)
         self._words = memoryview(self._map).cast("Q")
 
+    @classmethod
+    def beside(cls, database: Path, registry_id: str) -> Self:
+        """The stamp of a state file. A new registry in an old folder does not inherit its predecessor's high water."""
+        return cls(cls.path_beside(database, registry_id))
+
+    @staticmethod
+    def path_beside(database: Path, registry_id: str) -> Path:
+        """Where the stamp of a state file lies."""
+        return database.with_name(f"registry-{registry_id[:16]}.stamp")
+
     def read(self) -> int:
         """The stamp; any difference to an earlier one means that something may have been committed."""
         return self._words[_STAMP]
@@ -45,10 +55,31 @@ class SharedStamp:
 
     def raise_high_water(self, incarnation: int, sequence: int) -> None:
         """Remember a committed sequence; it only falls with a new incarnation."""
-        if self._words[_INCARNATION] != incarnation:
-            self._words[_HIGH_WATER] = 0
-            self._words[_INCARNATION] = incarnation
+        if not self._begin(incarnation):
+            return
         self._words[_HIGH_WATER] = max(self._words[_HIGH_WATER], sequence)
+
+    def journal_high_water(self, incarnation: int) -> int:
+        """The newest journal line known under this incarnation. Read it before the database."""
+        return self._words[_JOURNAL] if self._words[_INCARNATION] == incarnation else 0
+
+    def raise_journal(self, incarnation: int, sequence: int) -> None:
+        """Remember a committed journal line; it only falls with a new incarnation."""
+        if not self._begin(incarnation):
+            return
+        self._words[_JOURNAL] = max(self._words[_JOURNAL], sequence)
+
+    @property
+    def incarnation(self) -> int:
+        """The newest incarnation that was served from here."""
+        return self._words[_INCARNATION]
+
+    def _begin(self, incarnation: int) -> bool:
+        """Whether this incarnation is the newest, after whatever was known of older ones is forgotten."""
+        if self._words[_INCARNATION] < incarnation:
+            self._words[_HIGH_WATER] = self._words[_JOURNAL] = 0
+            self._words[_INCARNATION] = incarnation
+        return self._words[_INCARNATION] == incarnation
 
     def close(self) -> None:
         """Unmap the file. Not to be used afterwards."""

@@ -5,7 +5,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.evidence import Assurance, Evidence
 from agentkeys_core.registry import ALL_ROLES, DeviceRecord, K11Public, OperatorState, Role, Tier
+from signer.adapters.registry_lasting import read_rotations, read_torn_down, write_rotation, write_torn_down
 from signer.ports import RegistryStatus, WalletRef
 from signer.registry_effects import Claims, Effects, Taken
 from signer.registry_head import AppliedChange, StoredHead
@@ -13,20 +15,28 @@ from signer.registry_rules import SOFTWARE_ORIGIN_HASH
 
 _DEVICE_COLUMNS: Final = (
     "device_key_hash, operator_omni, actor_omni, address, label, generation, tier, roles, revoked, registered_at,"
-    " sign_count, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash FROM registry_devices"
+    " sign_count, counter_fell, evidence, assurance, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash"
+    " FROM registry_devices"
 )
 
 
 #: Looked up instead of constructed: an enum's constructor costs more than the rest of a record.
 _TIERS: Final = {tier.value: tier for tier in Tier}
+_EVIDENCE: Final = {evidence.value: evidence for evidence in Evidence}
+_ASSURANCE: Final = {assurance.value: assurance for assurance in Assurance}
 OWN_WALLET: Final = 0  # the wallet epoch of a user whose wallet is none of ours
 _ROLES: Final = tuple(Role(bits) for bits in range(ALL_ROLES + 1))
 
 
 def read_status(conn: sqlite3.Connection) -> RegistryStatus:
-    """Registry id, epoch and incarnation as `meta` has them."""
-    meta = dict(conn.execute("SELECT key, value FROM meta WHERE key IN ('registry_id', 'k3_epoch', 'incarnation')"))
-    return RegistryStatus(registry_id=meta["registry_id"], k3_epoch=meta["k3_epoch"], incarnation=meta["incarnation"])
+    """The registry's counters as `meta` has them."""
+    meta = dict(conn.execute("SELECT key, value FROM meta"))
+    return RegistryStatus(
+        registry_id=meta["registry_id"],
+        k3_epoch=meta["k3_epoch"],
+        incarnation=meta["incarnation"],
+        caps_after=meta.get("caps_after", 0),
+    )
 
 
 def read_sequence(conn: sqlite3.Connection) -> int:
@@ -59,6 +69,13 @@ def read_changes(conn: sqlite3.Connection, *, after: int, limit: int) -> tuple[A
         (after, limit),
     )
     return tuple(AppliedChange(sequence=row[0], operator_omni=row[1], digest=row[2], type=row[3]) for row in rows)
+
+
+def count_changes(conn: sqlite3.Connection, operator_omni: bytes) -> int:
+    """How many changes of this operator were applied."""
+    query = "SELECT count(*) FROM registry_changes WHERE operator_omni = ?"
+    found: tuple[int] = conn.execute(query, (operator_omni,)).fetchone()
+    return found[0]
 
 
 def read_operator_of(conn: sqlite3.Connection, device_key_hash: bytes) -> bytes | None:
@@ -111,11 +128,14 @@ def read_operator(
         scopes=MappingProxyType({actor: frozenset(services) for actor, services in scopes.items()}),
         incarnation=status.incarnation,
         k3_epoch=status.k3_epoch,
+        rotations=MappingProxyType(read_rotations(conn, operator_omni)),
+        torn_down=MappingProxyType(read_torn_down(conn, operator_omni)),
     )
 
 
 def _device(row: tuple[Any, ...], *, software_k11: bool) -> DeviceRecord:
-    key_hash, operator, actor, address, label, generation, tier, roles, revoked, registered_at, sign_count = row[:11]
+    key_hash, operator, actor, address, label, generation, tier, roles, revoked, registered_at = row[:10]
+    sign_count, counter_fell, evidence, assurance = row[10:14]
     return DeviceRecord(
         device_key_hash=key_hash,
         operator_omni=operator,
@@ -125,10 +145,13 @@ def _device(row: tuple[Any, ...], *, software_k11: bool) -> DeviceRecord:
         roles=_ROLES[roles],
         revoked=bool(revoked),
         registered_at=registered_at,
-        k11=_k11(*row[11:], software_k11=software_k11),
+        k11=_k11(*row[14:], software_k11=software_k11),
         label=label,
         generation=generation,
         sign_count=sign_count,
+        counter_fell=bool(counter_fell),
+        evidence=_EVIDENCE[evidence],
+        assurance=_ASSURANCE[assurance],
     )
 
 
@@ -159,38 +182,52 @@ def read_wallet(conn: sqlite3.Connection, actor_omni: bytes) -> WalletRef | None
     return WalletRef(omni=identity_omni if actor_omni == operator_omni else actor_omni, epoch=epoch)
 
 
-def read_taken(conn: sqlite3.Connection, claims: Claims) -> Taken:
-    """Which of the names that a change wants are held already."""
-    identity = conn.execute("SELECT 1 FROM registry_operators WHERE identity_omni = ?", (claims.identity,)).fetchone()
-    device = conn.execute("SELECT 1 FROM registry_devices WHERE device_key_hash = ?", (claims.device,)).fetchone()
-    query = "SELECT operator_omni FROM registry_actors WHERE actor_omni = ?"
-    owner: tuple[bytes] | None = conn.execute(query, (claims.actor,)).fetchone()
+def read_taken(conn: sqlite3.Connection, operator_omni: bytes, claims: Claims) -> Taken:
+    """Which of the names that a change of this operator wants are held already."""
+
+    def one(query: str, key: bytes | None) -> Any:
+        found: tuple[Any] | None = conn.execute(query, (key,)).fetchone()
+        return None if found is None else found[0]
+
+    operators = "SELECT 1 FROM registry_operators WHERE"
     return Taken(
-        identity=identity is not None, device=device is not None, actor_owner=None if owner is None else owner[0]
+        identity=one(f"{operators} identity_omni = ? AND NOT annulled", claims.identity) is not None,
+        device=one("SELECT 1 FROM registry_devices WHERE device_key_hash = ?", claims.device) is not None,
+        reserved_for=one("SELECT device_key_hash FROM registry_rotations WHERE new_key_hash = ?", claims.device),
+        actor_owner=one("SELECT operator_omni FROM registry_actors WHERE actor_omni = ?", claims.actor),
+        annulled=one(f"{operators} operator_omni = ? AND annulled", operator_omni) is not None,
     )
 
 
 def write_effects(
-    conn: sqlite3.Connection, operator_omni: bytes, effects: Effects, *, sequence: int, k3_epoch: int
+    conn: sqlite3.Connection, operator_omni: bytes, effects: Effects, *, sequence: int, digest: bytes, k3_epoch: int
 ) -> None:
-    """Carry out what the rules decided, as part of change number `sequence` under the current epoch."""
+    """Carry out what the rules decided, as part of change number `sequence` with that digest, under this epoch."""
+    counters = (effects.frozen, effects.nonce, effects.freeze_nonce, effects.threshold, effects.annulled)
     if (enrolment := effects.enrolment) is not None:
         conn.execute(
-            "INSERT INTO registry_operators (operator_omni, identity_omni, wallet, wallet_epoch, nonce)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (operator_omni, enrolment.identity_omni, enrolment.wallet, enrolment.wallet_epoch, effects.nonce),
+            "INSERT INTO registry_operators (operator_omni, identity_omni, wallet, wallet_epoch, frozen, nonce,"
+            " freeze_nonce, threshold, annulled) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9) ON CONFLICT (operator_omni)"
+            " DO UPDATE SET frozen = ?5, nonce = ?6, freeze_nonce = ?7, threshold = ?8, annulled = ?9",
+            (operator_omni, enrolment.identity_omni, enrolment.wallet, enrolment.wallet_epoch, *counters),
         )
     else:
         conn.execute(
-            "UPDATE registry_operators SET frozen = ?, nonce = ?, freeze_nonce = ? WHERE operator_omni = ?",
-            (effects.frozen, effects.nonce, effects.freeze_nonce, operator_omni),
+            "UPDATE registry_operators SET frozen = ?, nonce = ?, freeze_nonce = ?, threshold = ?, annulled = ?"
+            " WHERE operator_omni = ?",
+            (*counters, operator_omni),
         )
     if (device := effects.added) is not None:
         enrolment = effects.enrolment
         _insert_actor(conn, device, wallet_epoch=k3_epoch if enrolment is None else enrolment.wallet_epoch)
         _insert_device(conn, device, sequence)
-    if effects.revoked is not None:
-        conn.execute("UPDATE registry_devices SET revoked = 1 WHERE device_key_hash = ?", (effects.revoked,))
+    conn.executemany(
+        "UPDATE registry_devices SET revoked = 1 WHERE device_key_hash = ?", [(gone,) for gone in effects.revoked]
+    )
+    conn.executemany(
+        "UPDATE registry_devices SET roles = ? WHERE device_key_hash = ?",
+        [(int(roles), key_hash) for key_hash, roles in effects.roles.items()],
+    )
     conn.executemany(
         "INSERT OR IGNORE INTO registry_scopes (operator_omni, actor_omni, service) VALUES (?, ?, ?)",
         [(operator_omni, effects.actor, service) for service in effects.granted],
@@ -200,9 +237,14 @@ def write_effects(
         [(operator_omni, effects.actor, service) for service in effects.withdrawn],
     )
     conn.executemany(
-        "UPDATE registry_devices SET sign_count = max(sign_count, ?) WHERE device_key_hash = ?",
+        "UPDATE registry_devices SET counter_fell = max(counter_fell, ?1 < sign_count),"
+        " sign_count = max(sign_count, ?1) WHERE device_key_hash = ?2",
         [(count, key_hash) for key_hash, count in effects.sign_counts.items()],
     )
+    write_rotation(conn, operator_omni, effects.rotation, cancelled=effects.cancelled, digest=digest)
+    write_torn_down(conn, operator_omni, effects.torn_down)
+    if effects.annulled:
+        conn.execute("DELETE FROM registry_scopes WHERE operator_omni = ?", (operator_omni,))
 
 
 def _insert_actor(conn: sqlite3.Connection, device: DeviceRecord, *, wallet_epoch: int) -> None:
@@ -217,8 +259,8 @@ def _insert_device(conn: sqlite3.Connection, device: DeviceRecord, sequence: int
     k11 = device.k11
     conn.execute(
         "INSERT INTO registry_devices (device_key_hash, operator_omni, actor_omni, address, label, generation, tier,"
-        " roles, registered_at, sequence, sign_count, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " roles, registered_at, sequence, sign_count, counter_fell, evidence, assurance, credential_id_hash, k11_x,"
+        " k11_y, rp_id_hash, origin_hash) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             device.device_key_hash,
             device.operator_omni,
@@ -231,6 +273,9 @@ def _insert_device(conn: sqlite3.Connection, device: DeviceRecord, sequence: int
             device.registered_at,
             sequence,
             device.sign_count,
+            device.counter_fell,
+            device.evidence.value,
+            device.assurance.value,
             *((None,) * 5 if k11 is None else (k11.credential_id_hash, k11.x, k11.y, k11.rp_id_hash, k11.origin_hash)),
         ),
     )

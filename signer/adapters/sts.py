@@ -2,11 +2,8 @@
 
 import http.client
 import re
-import socket
 import ssl
-import threading
 import xml.etree.ElementTree as ET  # names types only; defusedxml parses
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -16,6 +13,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from agentkeys_core.errors import KeyServiceError, Reason
+from signer.adapters.bounded_http import connected
 from signer.ports import Clock, StsSession
 from signer.tokens import SESSION_TTL_S
 
@@ -62,21 +60,11 @@ class StsClient:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
         else:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=self._context)
-        try:
-            connection.connect()
-            # An endpoint that goes on taking small steps would hold a thread for ever: this ends every step at once.
-            late = threading.Timer(EXCHANGE_S, _cut, (connection.sock,))
-            late.daemon = True
-            late.start()
-            try:
-                headers = {"Accept": "application/xml", "Content-Type": "application/x-www-form-urlencoded"}
-                connection.request("POST", "/", body=body, headers=headers)
-                response = connection.getresponse()
-                answer = response.read(MAX_ANSWER + 1)
-            finally:
-                late.cancel()
-        finally:
-            connection.close()
+        with connected(connection, EXCHANGE_S):
+            headers = {"Accept": "application/xml", "Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", "/", body=body, headers=headers)
+            response = connection.getresponse()
+            answer = response.read(MAX_ANSWER + 1)
         if len(answer) > MAX_ANSWER:
             raise KeyServiceError(Reason.STS_UNREACHABLE, "the answer is too large")
         return response.status, answer
@@ -121,9 +109,3 @@ def _error_code(answer: bytes) -> str:
     except KeyServiceError:
         code = ""
     return code if _CODE.fullmatch(code) else "no code"
-
-
-def _cut(connected: socket.socket) -> None:
-    """End whatever waits for this connection. Below TLS: a TLS object must not change while another thread reads it."""
-    with suppress(OSError):
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)

@@ -16,7 +16,7 @@ from signer.adapters.ledger import SqlLedger
 from signer.holds import Hold
 from signer.journal import JournalLine, chain_hash
 from signer.keyring import Keyring
-from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef
+from signer.ledger import Burn, CapRecord, IssuedSalt, Ledger, ObjectRef, SignedCheckpoint
 
 _INSERT_ROWS: Final = "INSERT INTO rows(id, actor_id, operator_id, seq, row) VALUES "
 _INSERT_LINES: Final = "INSERT INTO journal(seq, line, hash) VALUES "
@@ -221,6 +221,16 @@ class Tx:
         _insert(self._conn, _INSERT_LINES, group.lines)
         _insert(self._conn, _INSERT_READS, group.reads.values(), _AFTER_READS)
 
+    def count_rows(self, operator: bytes) -> int:
+        """How many audit rows all chains of this operator have, with those that are not in the file yet."""
+        found = self._conn.execute("SELECT id FROM heads WHERE actor = ?", (operator,)).fetchone()
+        waiting = self._unit.chains.get(operator) or self._group.chains.get(operator)
+        chain_id = waiting.chain_id if waiting is not None else found[0] if found is not None else None
+        query = "SELECT count(*) FROM rows WHERE operator_id = ?"
+        written: tuple[int] = self._conn.execute(query, (chain_id,)).fetchone()
+        pending = [*self._group.rows.values(), *self._unit.rows.values()]
+        return written[0] + sum(row.operator_id == chain_id for row in pending)
+
     def pending_row(self, row_id: int) -> bytes | None:
         """A row that is not in the file yet."""
         found = self._unit.rows.get(row_id) or self._group.rows.get(row_id)
@@ -284,10 +294,12 @@ class _TxLedger(SqlLedger):
         _ = self._tx.conn  # the savepoint
         super().put_cap(record)
 
-    def add_salt(self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None) -> None:
+    def add_salt(
+        self, ref: ObjectRef, *, salt: bytes, epoch: int, store: bytes, expect: bytes | None, rewrap: bool = False
+    ) -> None:
         """Open the object's next salt, for the store with this cap digest."""
         _ = self._tx.conn
-        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect)
+        super().add_salt(ref, salt=salt, epoch=epoch, store=store, expect=expect, rewrap=rewrap)
 
     def make_current(self, object_id: int, issued: IssuedSalt) -> None:
         """Make that store the current one, forget every older salt, and count the store as acknowledged."""
@@ -295,9 +307,14 @@ class _TxLedger(SqlLedger):
         super().make_current(object_id, issued)
 
     def drop(self, ref: ObjectRef) -> None:
-        """Close all salts of the object; it is listed no more."""
+        """Close all salts of the object; it is listed no more, and no legacy envelope ever brings it back."""
         _ = self._tx.conn
         super().drop(ref)
+
+    def put_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
+        """Keep it in place of the one before."""
+        _ = self._tx.conn
+        super().put_checkpoint(checkpoint)
 
     def put_hold(self, ref: ObjectRef, hold: Hold) -> None:
         """Let that cap hold the object, whoever held it before."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Never, Protocol, cast
 
@@ -17,13 +17,16 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from agentkeys_core.envelope import MAX_ENVELOPE_BYTES
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.identity import CallerIdentity
 from agentkeys_runtime.logs import log_event, request_id
 from signer.gate import Gate
 from signer.rpc.callers import AuthContext, Callers, check_allowed, name_of
-from signer.rpc.permissions import ALWAYS_SERVED, name_in_journal
+from signer.rpc.open_calls import ClientGoneError, OpenCalls
+from signer.rpc.permissions import ALWAYS_SERVED, CARRY_ENVELOPES, CHARGED_BY_ITEM, SLOW, is_allowed, name_in_journal
 from signer.rpc.pools import CountingPool
+from signer.rpc.shares import Shares
 from signer.rpc.status import grpc_status
 from signer.rpc.unknown import parser
 
@@ -39,24 +42,40 @@ class RefusalCounter(Protocol):
         ...
 
 
+class InFlight(Protocol):
+    """A pool that knows how many calls it carries."""
+
+    in_flight: int
+
+    def carrying(self, more: int, *, limit: int) -> AbstractContextManager[int]:
+        """Count up to `more` calls on top while the block runs, as many as `limit` in all allows; that number."""
+        ...
+
+
+Room = Callable[[int], AbstractContextManager[int]]
+"""Counts so many items as calls in flight while its block runs; gives for how many of them there is room."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardLimits:
     """Bounds of one process. Sizes in bytes; `max_in_flight` counts unary calls queued and running."""
 
     max_in_flight: int = 256
     max_request: int = 1024 * 1024 + 64 * 1024  # a body of 1 MiB and what surrounds it
+    max_envelope_request: int = MAX_ENVELOPE_BYTES + 4096
     max_streams: int = 64
     max_streams_per_caller: int = 16
 
 
 class CallContext:
-    """What a servicer method sees of its call: gRPC's own context, and who calls."""
+    """What a servicer method sees of its call: gRPC's own context, who calls, and room for the items of a batch."""
 
-    __slots__ = ("_grpc", "caller")
+    __slots__ = ("_grpc", "caller", "room")
 
-    def __init__(self, context: grpc.ServicerContext, caller: CallerIdentity) -> None:
+    def __init__(self, context: grpc.ServicerContext, caller: CallerIdentity, room: Room) -> None:
         self._grpc = context
         self.caller = caller
+        self.room = room
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grpc, name)
@@ -71,15 +90,27 @@ class Guard:
         callers: Callers,
         gate: Gate,
         refusals: RefusalCounter,
-        calls: CountingPool,
+        calls: InFlight,
+        slow: CountingPool,
         streams: CountingPool,
+        open_calls: OpenCalls,
+        charge: Callable[[str], None],
         limits: GuardLimits | None = None,
     ) -> None:
+        """Take what every call goes through.
+
+        `calls` carries the unary calls, `slow` those of them that wait for other servers, `streams` the rest. `charge`
+        takes a token of a certificate, by fingerprint, or raises rate_limited.
+        """
         self._callers = callers
         self._gate = gate
         self._refusals = refusals
         self._calls = calls
+        self._slow = slow
         self._streams = streams
+        self._open_calls = open_calls
+        self._charge = charge
+        self._shares = Shares()
         self._limits = limits or GuardLimits()
         self._stream_lock = threading.Lock()
         self._streams_of: Counter[str] = Counter()
@@ -101,48 +132,68 @@ class Guard:
     def _handler(self, path: str, method: MethodDescriptor, servicer: object) -> "grpc.RpcMethodHandler[bytes, bytes]":
         parse = parser(GetMessageClass(method.input_type))
         call = getattr(servicer, method.name)
+        # Every handler takes a stream of requests, which on the wire is what one request is: so the guard decides who
+        # calls before it waits for a message, and not gRPC on a thread that nobody else can have meanwhile.
         if method.server_streaming:
-            behaviour = self._stream(path, parse, call, many=method.client_streaming)
-            behaviour.experimental_thread_pool = self._streams  # type: ignore[attr-defined]  # gRPC reads it off the function
-            if method.client_streaming:
-                return grpc.stream_stream_rpc_method_handler(behaviour)
-            return grpc.unary_stream_rpc_method_handler(behaviour)
-        return grpc.unary_unary_rpc_method_handler(self.unary(path, parse, call))
+            streamed = self._stream(path, parse, call, many=method.client_streaming)
+            streamed.experimental_thread_pool = self._streams  # type: ignore[attr-defined]  # gRPC reads it off the function
+            return grpc.stream_stream_rpc_method_handler(streamed)
+        pool = self._slow if path in SLOW else self._calls
+        behaviour = self.unary(path, parse, call, pool=pool)
+        if pool is self._slow:
+            behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
+        return grpc.stream_unary_rpc_method_handler(behaviour)
 
     def unary(
-        self, path: str, parse: Callable[[bytes], Message], call: Callable[[Message, Any], Message]
-    ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        self,
+        path: str,
+        parse: Callable[[bytes], Message],
+        call: Callable[[Message, Any], Message],
+        *,
+        pool: InFlight | None = None,
+    ) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
         """`call` behind the guard: bytes in, bytes out, every failure a status with a reason."""
-        limit = self._limits.max_in_flight
+        limits, pool = self._limits, pool or self._calls
+        size = limits.max_envelope_request if path in CARRY_ENVELOPES else limits.max_request
 
-        def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
+        def behaviour(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             with self._answering(path, context) as attempt:
-                if self._calls.in_flight > limit:
-                    raise KeyServiceError(Reason.OVERLOADED, "too many calls are waiting")
                 caller = self._admit(path, context, attempt)
-                message = self._parsed(parse, request)
+                if pool.in_flight > limits.max_in_flight:
+                    self._shares.check(caller.fingerprint)
+                request = self._open_calls.message(caller.fingerprint, context, messages)
+                message = _parsed(parse, request, size)
                 attempt.early = False
-                return call(message, CallContext(context, caller)).SerializeToString()
+                return call(message, CallContext(context, caller, self._room)).SerializeToString()
+            raise AssertionError("a call that nobody waits for was ended by gRPC")
 
         return behaviour
 
     def _stream(
         self, path: str, parse: Callable[[bytes], Message], call: Callable[..., Iterator[Message]], *, many: bool
-    ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-        def behaviour(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
+        size = self._limits.max_request
+
+        def behaviour(request: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._answering(path, context) as attempt:
                 caller = self._admit(path, context, attempt)
                 with self._one_stream(caller):
                     if many:
-                        messages: object = (self._parsed(parse, data) for data in request)
+                        messages: object = (_parsed(parse, data, size) for data in request)
                     else:
-                        messages = self._parsed(parse, request)
+                        messages = _parsed(parse, _only(request), size)
                     attempt.early = False
-                    for answer in call(messages, CallContext(context, caller)):
+                    for answer in call(messages, CallContext(context, caller, self._room)):
                         self._still_served(path, caller)  # a stream outlives expiry, revocation and sealing
                         yield answer.SerializeToString()
 
         return behaviour
+
+    @contextmanager
+    def _room(self, items: int) -> Iterator[int]:
+        """The call itself stands for the first item."""
+        with self._calls.carrying(items - 1, limit=self._limits.max_in_flight) as more:
+            yield 1 + more
 
     def refuse_unknown(self, path: str, context: grpc.ServicerContext) -> Never:
         """Refuse a call of a method that is not served, be it that reflection is switched off."""
@@ -154,6 +205,8 @@ class Guard:
     def _admit(self, path: str, context: grpc.ServicerContext, attempt: "_Attempt") -> CallerIdentity:
         attempt.caller = caller = self._callers.identify(_auth(context))
         self._callers.still(caller)
+        if path not in CHARGED_BY_ITEM or not is_allowed(caller.role, path):
+            self._charge(caller.fingerprint)
         check_allowed(caller, path)
         if path not in ALWAYS_SERVED:
             self._gate.check()
@@ -163,11 +216,6 @@ class Guard:
         self._callers.still(caller)
         if path not in ALWAYS_SERVED:
             self._gate.check()
-
-    def _parsed(self, parse: Callable[[bytes], Message], data: bytes) -> Message:
-        if len(data) > self._limits.max_request:
-            raise KeyServiceError(Reason.TOO_LARGE, f"{len(data)} bytes")
-        return parse(data)
 
     @contextmanager
     def _one_stream(self, caller: CallerIdentity) -> Iterator[None]:
@@ -194,6 +242,11 @@ class Guard:
             yield attempt
         except KeyServiceError as error:
             refusal = error
+        except ClientGoneError:
+            context.cancel()
+            return
+        except grpc.RpcError:  # the client went while its message was awaited: gRPC knows it already
+            raise
         except Exception as error:  # noqa: BLE001  # whatever broke, the caller learns nothing of it
             _LOG.exception("internal", extra={"agentkeys_fields": {"method": path}})
             refusal = KeyServiceError(Reason.INTERNAL, type(error).__name__)
@@ -206,6 +259,19 @@ class Guard:
             self._refusals.early(caller=caller, method=name_in_journal(path), reason=refusal.reason)
         attempt.log(path, refusal)
         context.abort_with_status(grpc_status(refusal))
+
+
+def _parsed(parse: Callable[[bytes], Message], data: bytes, limit: int) -> Message:
+    if len(data) > limit:
+        raise KeyServiceError(Reason.TOO_LARGE, f"{len(data)} bytes")
+    return parse(data)
+
+
+def _only(messages: Iterator[bytes]) -> bytes:
+    found = next(messages, None)
+    if found is None:
+        raise KeyServiceError(Reason.INVALID_ENCODING, "no message")
+    return found
 
 
 def _auth(context: grpc.ServicerContext) -> AuthContext:
@@ -246,4 +312,4 @@ class _Fallback(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """A handler that refuses this very method name."""
         path = handler_call_details.method
-        return grpc.unary_unary_rpc_method_handler(lambda _, context: self._guard.refuse_unknown(path, context))
+        return grpc.stream_unary_rpc_method_handler(lambda _, context: self._guard.refuse_unknown(path, context))

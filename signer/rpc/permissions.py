@@ -27,6 +27,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[CallerRole]]] = MappingProxyType(
         f"/{SIGNER}/SignAuditRowBatch": _WORKER,
         f"/{SIGNER}/ListObjects": _WORKER,
         f"/{SIGNER}/GetAuditRows": _WORKER,
+        f"/{SIGNER}/GetRowHashes": _WORKER,
         f"/{SIGNER}/SignCheckpoint": _WORKER,
         f"/{SIGNER}/SignSiwe": _BROKER,
         f"/{SIGNER}/SignTypedData": _BROKER,
@@ -50,6 +51,13 @@ PERMISSIONS: Final[Mapping[str, frozenset[CallerRole]]] = MappingProxyType(
 
 #: Answered also while the signer is sealed or waits out a clock reset: they release nothing.
 ALWAYS_SERVED: Final = frozenset(method for method in PERMISSIONS if not method.startswith("/agentkeys."))
+
+#: Each call, and each item of a batch, is charged to its certificate by the service itself.
+CHARGED_BY_ITEM: Final = frozenset(method for method in PERMISSIONS if method.startswith(f"/{SIGNER}/"))
+#: Wait for other servers, so they have threads of their own: one that does not answer stops nothing else.
+SLOW: Final = frozenset({f"/{SIGNER}/StsCredentials", f"/{SIGNER}/AttestEnrol"})
+#: May be as long as an envelope is.
+CARRY_ENVELOPES: Final = frozenset({f"/{SIGNER}/Rewrap"})
 
 
 def is_allowed(role: CallerRole, method: str) -> bool:

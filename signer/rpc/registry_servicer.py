@@ -9,7 +9,9 @@ from agentkeys_core.registry import OperatorState
 from agentkeys_core.signed_change import SignedChange
 from agentkeys_runtime.identity import CallerIdentity
 from agentkeys_runtime.registry_wire import operator_to_message
+from signer.adapters.journal_watch import JournalWatch
 from signer.adapters.registry_embedded import EmbeddedRegistry
+from signer.journal import StreamHead
 from signer.ports import Clock
 from signer.registry_head import AppliedChange, RegistryHead
 
@@ -45,8 +47,11 @@ class RefusalCounter(Protocol):
 class RegistryServicer:
     """Thin: no rule, no cryptography. Refusals leave as `KeyServiceError`; the guard turns them into statuses."""
 
-    def __init__(self, registry: EmbeddedRegistry, clock: Clock, refusals: RefusalCounter | None = None) -> None:
+    def __init__(
+        self, registry: EmbeddedRegistry, journal: JournalWatch, clock: Clock, refusals: RefusalCounter | None = None
+    ) -> None:
         self._registry = registry
+        self._journal = journal
         self._clock = clock
         self._refusals = refusals
 
@@ -86,6 +91,7 @@ class RegistryServicer:
     def WatchChanges(self, request: pb.WatchChangesRequest, context: CallContext) -> Iterator[pb.ChangeEvent]:  # noqa: N802
         """All changes beyond `after`, then each as it happens; a beat at once and every second."""
         self._registry.check_known(_known_head(request.known), caller=context.caller.fingerprint)
+        self._journal.check_known(_known_journal(request.known_journal), caller=context.caller.fingerprint)
         after = min(request.after, _MAX_SEQUENCE)
         while context.is_active():
             changes = self._registry.changes_after(after)
@@ -94,13 +100,16 @@ class RegistryServicer:
                 yield self._event(head, change)
                 after = change.sequence
             if not changes:
-                yield self._event(head, None)
-                self._wait(after, context)
+                beat = self._event(head, None)
+                yield beat
+                self._wait(after, beat.k3_epoch, context)
 
-    def _wait(self, after: int, context: CallContext) -> None:
-        """Return at the next change, when a beat is due, or soon after the client went away."""
+    def _wait(self, after: int, epoch: int, context: CallContext) -> None:
+        """Return at the next change or epoch, when a beat is due, or soon after the client went away."""
         for _ in range(round(BEAT_S / _SLICE_S)):
             if self._registry.wait_for_change(_SLICE_S, after=after) or not context.is_active():
+                return
+            if self._registry.status().k3_epoch != epoch:
                 return
 
     def _event(self, head: RegistryHead, change: AppliedChange | None) -> pb.ChangeEvent:
@@ -118,6 +127,7 @@ class RegistryServicer:
                 digest=change.digest,
                 type=change.type,
             ),
+            journal=_journal_message(self._journal.head()),
         )
 
 
@@ -132,6 +142,22 @@ def _head_message(head: RegistryHead) -> pb.RegistryHead:
 
 def _known_head(message: pb.RegistryHead) -> RegistryHead:
     return RegistryHead(sequence=message.sequence, hash=message.hash, mac=message.mac, epoch=message.epoch)
+
+
+def _journal_message(head: StreamHead) -> pb.JournalHead:
+    return pb.JournalHead(
+        sequence=head.sequence, hash=head.hash, mac=head.mac, epoch=head.epoch, incarnation=head.incarnation
+    )
+
+
+def _known_journal(message: pb.JournalHead) -> StreamHead:
+    return StreamHead(
+        sequence=min(message.sequence, _MAX_SEQUENCE),
+        hash=message.hash,
+        mac=message.mac,
+        epoch=message.epoch,
+        incarnation=message.incarnation,
+    )
 
 
 def _sized(value: bytes, reason: Reason) -> bytes:

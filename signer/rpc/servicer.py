@@ -1,11 +1,12 @@
 """The `Signer` service: each method reads a message, calls the service once and writes the answer. No policy here."""
 
-from typing import Never, Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from agentkeys.signer.v1 import signer_pb2 as pb
-from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11Assertion
 from agentkeys_runtime.identity import CallerIdentity
+from signer.rpc import batches
 from signer.service import SignerService
 
 # Method names are those of the protocol, so that the guard finds them by their descriptor.
@@ -18,6 +19,10 @@ class CallContext(Protocol):
     @property
     def caller(self) -> CallerIdentity:
         """Whose certificate it is."""
+        ...
+
+    def room(self, items: int, /) -> AbstractContextManager[int]:
+        """Count the items of a batch as calls in flight; gives for how many of them there is room."""
         ...
 
 
@@ -40,9 +45,7 @@ class SignerServicer:
         found = self._service.derive_cred_kek(
             context.caller, request.cap, epoch=request.epoch, salt=request.salt, expect=request.expect
         )
-        return pb.DeriveCredKekResponse(
-            key=found.key, commitment=found.commitment, salt=found.salt, epoch=found.epoch, row=found.row
-        )
+        return batches.released(found)
 
     def StsCredentials(self, request: pb.StsCredentialsRequest, context: CallContext) -> pb.StsCredentialsResponse:
         """Cloud session of one cap."""
@@ -72,6 +75,31 @@ class SignerServicer:
         page = self._service.get_audit_rows(context.caller, request.cap, after=after, limit=request.limit)
         return pb.GetAuditRowsResponse(rows=page.rows, next=page.next)
 
+    def GetRowHashes(self, request: pb.GetRowHashesRequest, context: CallContext) -> pb.GetRowHashesResponse:
+        """Hashes of all rows in the order of writing."""
+        found = self._service.get_row_hashes(context.caller, after=request.after, limit=request.limit)
+        return pb.GetRowHashesResponse(
+            hashes=b"".join(found.hashes), total=found.total, checkpoint_size=found.checkpoint_size
+        )
+
+    def SignCheckpoint(self, request: pb.SignCheckpointRequest, context: CallContext) -> pb.SignCheckpointResponse:
+        """Signed note over the first rows of all chains."""
+        note = self._service.sign_checkpoint(
+            context.caller, size=request.tree_size, root=request.root, proof=tuple(request.consistency_proof)
+        )
+        return pb.SignCheckpointResponse(checkpoint=note)
+
+    def Rewrap(self, request: pb.RewrapRequest, context: CallContext) -> pb.RewrapResponse:
+        """Envelope of a held epoch, or a legacy one, under the current epoch."""
+        envelope = self._service.rewrap(
+            context.caller,
+            object_class=getattr(request, "class"),  # a keyword of this language
+            owner=request.owner,
+            service=request.service,
+            envelope=request.envelope,
+        )
+        return pb.RewrapResponse(envelope=envelope)
+
     def SignSiwe(self, request: pb.SignSiweRequest, context: CallContext) -> pb.SignSiweResponse:
         """Signature over a sign-in message."""
         found = self._service.sign_siwe(context.caller, request.cap, request.message)
@@ -99,7 +127,7 @@ class SignerServicer:
             scheme=request.scheme,
             purpose=request.purpose,
         )
-        return pb.VerifyK10SigResponse(valid=found.valid, reason=found.reason, binding=found.binding)
+        return batches.verdict(found)
 
     def VerifyK11Assertion(
         self, request: pb.VerifyK11AssertionRequest, context: CallContext
@@ -110,12 +138,34 @@ class SignerServicer:
         )
         return pb.VerifyK11AssertionResponse(valid=found.valid, reason=found.reason, sign_count=found.sign_count)
 
-    def _not_yet(self, _request: object, _context: CallContext) -> Never:
-        """Refuse an RPC of the protocol that this version does not serve."""
-        raise KeyServiceError(Reason.NOT_IMPLEMENTED, "not served by this version")
+    def AttestEnrol(self, request: pb.AttestEnrolRequest, context: CallContext) -> pb.AttestEnrolResponse:
+        """Initial wallet's signature over a first bind."""
+        signature = self._service.attest_enrol(context.caller, request.change, request.evidence)
+        return pb.AttestEnrolResponse(signature=signature)
 
-    SignCheckpoint = AttestEnrol = Rewrap = _not_yet
-    DeriveCredKekBatch = SignAuditRowBatch = VerifyK10SigBatch = _not_yet
+    def DeriveCredKekBatch(
+        self, request: pb.DeriveCredKekBatchRequest, context: CallContext
+    ) -> pb.DeriveCredKekBatchResponse:
+        """Many DeriveCredKek, each answered by itself."""
+        with context.room(len(request.items)) as room:
+            found = self._service.derive_cred_kek_batch(context.caller, batches.key_requests(request, room))
+        return batches.keys_released(found)
+
+    def SignAuditRowBatch(
+        self, request: pb.SignAuditRowBatchRequest, context: CallContext
+    ) -> pb.SignAuditRowBatchResponse:
+        """Many SignAuditRow, each answered by itself."""
+        with context.room(len(request.items)) as room:
+            found = self._service.sign_audit_row_batch(context.caller, batches.row_requests(request, room))
+        return batches.rows_signed(found)
+
+    def VerifyK10SigBatch(
+        self, request: pb.VerifyK10SigBatchRequest, context: CallContext
+    ) -> pb.VerifyK10SigBatchResponse:
+        """Many VerifyK10Sig, each answered by itself."""
+        with context.room(len(request.items)) as room:
+            found = self._service.verify_k10_sig_batch(context.caller, batches.questions(request, room))
+        return batches.verdicts(found)
 
 
 def _assertion(request: pb.VerifyK11AssertionRequest) -> K11Assertion:

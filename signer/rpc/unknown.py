@@ -1,7 +1,7 @@
 """Refuses protobuf messages that carry fields which this version does not know."""
 
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar, cast
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -30,13 +30,7 @@ def parser(kind: type[M]) -> Callable[[bytes], M]:
 
 
 def _carries_unknown(message: Message) -> bool:
-    if len(UnknownFieldSet(message)):
-        return True
-    return any(_carries_unknown(part) for field, value in message.ListFields() for part in _parts(field, value))
-
-
-def _parts(field: FieldDescriptor, value: object) -> Iterable[Message]:
-    """The messages in one field: none in a scalar, one, or those of a repeated field (requests have no maps)."""
-    if field.type != _MESSAGE:
-        return ()
-    return (value,) if isinstance(value, Message) else cast("Iterable[Message]", value)
+    """Whether a field at any depth is unknown. The library drops them all in C: walking 256 items costs far more."""
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    return message.ByteSize() != size

@@ -134,7 +134,6 @@ def test_it_signs_nothing_with_a_users_wallet(town: Town, master: Member) -> Non
     with town.channel("broker") as channel:
         for name in ("SignSiwe", "SignTypedData"):
             assert _refused(channel, name) == "non_canonical_cap"
-        assert _refused(channel, "AttestEnrol") == "not_implemented"
 
 
 def _refused(channel: Any, method: str) -> str:

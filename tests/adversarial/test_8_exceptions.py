@@ -1,13 +1,15 @@
 """The exceptions of the promise, and the residual risks as far as a test can show where each of them ends."""
 
 import re
+import time
 from pathlib import Path
 
 import grpc
 import pytest
 
-from agentkeys.signer.v1 import signer_pb2
+from agentkeys.signer.v1 import signer_pb2, signer_pb2_grpc
 from agentkeys_core.changes import Freeze
+from agentkeys_core.ids import IdentityType
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.ops import Op
 from agentkeys_runtime.grpc_errors import from_rpc_error
@@ -15,6 +17,7 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.keys import SignedDigest
 from tests.adversarial.town import OPENROUTER, Town, reason
+from tests.fakes.evidence_kit import Member, change_json
 
 
 def test_derive_address_gives_an_address_and_nothing_else(town: Town) -> None:
@@ -27,14 +30,37 @@ def test_derive_address_gives_an_address_and_nothing_else(town: Town) -> None:
     assert reason(lambda: town.signer("broker").derive_address(bytes(31), epoch=1)) == "invalid_omni"
 
 
-@pytest.mark.parametrize(("method", "part"), [("AttestEnrol", "broker"), ("Rewrap", "credentials")])
-def test_the_other_exceptions_are_not_open_yet(town: Town, method: str, part: str) -> None:
+def test_attest_enrol_gives_a_first_bind_and_only_against_evidence(town: Town) -> None:
+    """An exception by intent: for brokers alone, and of nothing that the host did not configure."""
+    members = [found.name for found in signer_pb2.AttestEnrolResponse.DESCRIPTOR.fields]
+    assert members == ["signature"]
+    alice = Member(kind=IdentityType.EMAIL, value="alice@example.com", now=int(time.time()))
+    alice.address = town.signer("broker").derive_address(alice.identity, epoch=1)
+    change, evidence = change_json(alice.bind()), alice.by_email()
+    assert reason(lambda: town.signer("broker").attest_enrol(change, evidence)) == "invalid_evidence"
+    assert reason(lambda: town.signer("broker").attest_enrol(b"{}", evidence)) == "invalid_change"
+    assert reason(lambda: town.signer().attest_enrol(change, evidence)) == "role_not_allowed"
+
+
+@pytest.mark.parametrize(("method", "part", "reason"), [("Rewrap", "credentials", "invalid_body")])
+def test_the_other_exceptions_have_their_callers(town: Town, method: str, part: str, reason: str) -> None:
     other = "credentials" if part == "broker" else "broker"
-    expected = {part: "not_implemented", other: "role_not_allowed", "daemon": "role_not_allowed"}
+    expected = {part: reason, other: "role_not_allowed", "daemon": "role_not_allowed"}
     for certificate, wanted in expected.items():
         with town.channel(certificate) as channel, pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(f"/agentkeys.signer.v1.Signer/{method}")(b"", timeout=5)
         assert from_rpc_error(caught.value).reason == wanted
+
+
+def test_rewrap_is_closed_until_the_host_opens_it(town: Town) -> None:
+    """An exception by intent: ciphertext in, ciphertext out, and no worker can open the window."""
+    request = signer_pb2.RewrapRequest(owner=bytes(32), service=OPENROUTER, envelope=bytes(200))
+    setattr(request, "class", signer_pb2.OBJECT_CLASS_CREDENTIALS)
+    members = [found.name for found in signer_pb2.RewrapResponse.DESCRIPTOR.fields]
+    assert members == ["envelope"], "no key"
+    with town.channel("credentials") as channel, pytest.raises(grpc.RpcError) as caught:
+        signer_pb2_grpc.SignerStub(channel).Rewrap(request, timeout=5)
+    assert from_rpc_error(caught.value).reason == "window_closed"
 
 
 def test_k11_is_asked_for_nothing_that_k10_did_not_sign(town: Town) -> None:

@@ -8,7 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from agentkeys_core import ids
-from agentkeys_core.changes import AddAgent, Change, Enrol, Freeze, Pair, RevokeDevice, SetScope, Unfreeze
+from agentkeys_core.changes import (
+    AddAgent,
+    AddMaster,
+    Change,
+    Enrol,
+    Freeze,
+    Pair,
+    RevokeDevice,
+    RotateKey,
+    SetRoles,
+    SetScope,
+    SetThreshold,
+    Teardown,
+    Unfreeze,
+)
 from agentkeys_core.eip712 import Domain
 from agentkeys_core.k11 import K11_ORIGIN, RP_ID_HASH
 from agentkeys_core.keys import DeviceKey
@@ -178,6 +192,65 @@ class Person:
             **self.header(nonce, **bent),
         )
         return self.approved(change, pair=pair or self.pair(agent))
+
+    def second(self) -> "Person":
+        """Another machine of the same user: keys of its own, not yet registered."""
+        return Person(wallet=self.wallet, now=self.now)
+
+    def master_pair(self, new: "Person", *, signer: DeviceKey | None = None, **bent: Any) -> SignedPair:
+        return self.pair(new.k10, signer=signer, **({"k11_cred_id": new.k11.public.credential_id_hash} | bent))
+
+    def add_master_change(self, new: "Person", nonce: int, *, roles: int = int(ALL_ROLES), **bent: Any) -> AddMaster:
+        public = new.k11.public
+        members: dict[str, Any] = {
+            "operator_omni": self.operator,
+            "device": new.k10.address,
+            "k11_cred_id": public.credential_id_hash,
+            "k11_x": int.from_bytes(public.x, "big"),
+            "k11_y": int.from_bytes(public.y, "big"),
+            "k11_rp_id_hash": RP_ID_HASH,
+            "k11_origin_hash": public.origin_hash,
+            "roles": roles,
+            **self.header(nonce),
+        }
+        return AddMaster(**(members | bent))
+
+    def add_master(
+        self, new: "Person", nonce: int, *, touched_by: "Sequence[Person] | None" = None, **bent: Any
+    ) -> SignedChange:
+        """Approved by this master's K10 and the K11 of `touched_by` (itself), proven by both keys of `new`."""
+        change = self.add_master_change(new, nonce, **bent)
+        digest = change.digest(DOMAIN)
+        touches = [master.touch(digest) for master in (*([self] if touched_by is None else touched_by), new)]
+        return self.approved(
+            change, k11=touches, new_device=new.k10.sign_recoverable(digest), pair=self.master_pair(new)
+        )
+
+    def touched(self, change: Change, *masters: "Person", **rest: Any) -> SignedChange:
+        """The change with this master's K10 and the K11 of these."""
+        return self.approved(change, k11=[master.touch(change.digest(DOMAIN)) for master in masters], **rest)
+
+    def set_roles(self, nonce: int, device: bytes, roles: int, **bent: Any) -> SetRoles:
+        header = self.header(nonce, **bent)
+        return SetRoles(operator_omni=self.operator, device_key_hash=device, roles=roles, **header)
+
+    def set_threshold(self, nonce: int, threshold: int, **bent: Any) -> SetThreshold:
+        return SetThreshold(operator_omni=self.operator, threshold=threshold, **self.header(nonce, **bent))
+
+    def rotate_change(self, nonce: int, new: DeviceKey, *, old: bytes | None = None, **bent: Any) -> RotateKey:
+        header = self.header(nonce, **bent)
+        return RotateKey(
+            operator_omni=self.operator, old_device_key_hash=old or self.device, new_device=new.address, **header
+        )
+
+    def rotate(self, nonce: int, new: DeviceKey, *, k10: DeviceKey | None = None, **bent: Any) -> SignedChange:
+        """With the old key, or with `k10` in its place: the new one where the old is lost."""
+        change = self.rotate_change(nonce, new, **bent)
+        return self.approved(change, k10=k10, new_device=new.sign_recoverable(change.digest(DOMAIN)))
+
+    def teardown(self, nonce: int, classes: int, *, actor: bytes | None = None, **bent: Any) -> Teardown:
+        header = self.header(nonce, **bent)
+        return Teardown(operator_omni=self.operator, actor_omni=actor or self.operator, classes=classes, **header)
 
     def set_scope(
         self,

@@ -10,6 +10,7 @@ import grpc
 
 from agentkeys.signer.v1 import registry_pb2, registry_pb2_grpc
 from agentkeys_core.errors import KeyServiceError
+from signer.adapters.journal_watch import JournalWatch
 from signer.rpc.registry_servicer import RegistryServicer
 from signer.rpc.status import grpc_status
 from tests.fakes.registry_kit import Opened
@@ -44,7 +45,8 @@ class RegistryServer:
     """Serves `signer`'s registry. `events_held` makes the stream swallow what it would say; `reads` counts reads."""
 
     def __init__(self, signer: Opened) -> None:
-        self._servicer = RegistryServicer(signer.registry, signer.clock)
+        watch = JournalWatch(signer.database, signer.keyring, roll_back=signer.registry.roll_back)
+        self._servicer = RegistryServicer(signer.registry, watch, signer.clock)
         self.events_held = False
         self.delay_s = 0.0
         self.reads = 0

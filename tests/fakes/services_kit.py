@@ -13,7 +13,7 @@ from agentkeys_core.bodies import EMPTY_BODY, AuditListBody, ListBody, StoreBody
 from agentkeys_core.captoken import Cap, UncosignedCap
 from agentkeys_core.encoding import b64u_decode, b64u_encode
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ops import OPS, Op, WorkerClass
+from agentkeys_core.ops import OPS, ObjectClass, Op, WorkerClass
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.sealing import open_sealed
 from agentkeys_runtime.registry_client import RegistryStatus
@@ -132,6 +132,10 @@ class InProcessSigner(SignerClient):
             return ObjectPage(names=names, next=page.next, row=page.row)
 
         return self._run("list", work)
+
+    def rewrap(self, *, object_class: ObjectClass, owner: bytes, service: str, envelope: bytes) -> bytes:
+        asked = {"object_class": object_class, "owner": owner, "service": service, "envelope": envelope}
+        return self._run("rewrap", lambda: self._world.service.rewrap(self._caller, **asked))  # type: ignore[arg-type]
 
     def get_audit_rows(self, cap: bytes, *, after: int | None, limit: int) -> RowPage:
         def work() -> RowPage:

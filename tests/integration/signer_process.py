@@ -40,6 +40,7 @@ class SignerProcess:
     k1: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     extra: str = ""  # more top-level keys
     tables: str = ""  # more tables
+    k3: bytes | None = None  # a master secret to import; by default the signer makes one
     process: "subprocess.Popen[str] | None" = None
     target: str = ""
     certificates: dict[str, x509.Certificate] = field(default_factory=dict)
@@ -70,7 +71,13 @@ class SignerProcess:
             'client_ca = "signer/ca.pem"\nrevocation_list = "revoked.json"\n'
             f'[unseal]\npassphrase_file = "passphrase"\n{self.tables}'
         )
-        self.command("init", check=True)
+        if self.k3 is None:
+            self.command("init", check=True)
+            return
+        secret = self.folder / "k3"
+        secret.write_bytes(self.k3)
+        secret.chmod(0o600)
+        self.command("import-k3", str(secret), check=True)
 
     def leaf(self, name: str, **leaf: Any) -> Files:
         """Make (again) the certificate of one client in its own folder."""

@@ -44,8 +44,17 @@ class Deployed:
             request = registry_pb2.ApplyChangeRequest(change=signed.encode())
             return registry_pb2_grpc.RegistryStub(channel).ApplyChange(request, timeout=10).row
 
-    def cap(self, op: Any, service: Any, *, touch: Any = False, body: Any = EMPTY_BODY) -> Any:
-        now = int(time.time())
+    def cap(
+        self,
+        op: Any,
+        service: Any,
+        *,
+        touch: Any = False,
+        body: Any = EMPTY_BODY,
+        issued_at: int | None = None,
+        epoch: int = 1,
+    ) -> Any:
+        now = int(time.time()) if issued_at is None else issued_at
         person = self.person
         body = secrets.token_bytes(9) if OPS[op].effect is Effect.WRITE else body
         request = CapRequest.compose(
@@ -54,7 +63,7 @@ class Deployed:
             device=person.device,
             expires_at=now + 300,
             issued_at=now,
-            k3_epoch=1,
+            k3_epoch=epoch,
             nonce=secrets.token_bytes(16),
             op=op,
             operator_omni=person.operator,
@@ -72,8 +81,8 @@ class Deployed:
         return cap.cosigned(es256_sign(self.signer.k1, cap.cosign_message()), kid).encode()
 
 
-def store(channel: Any, user: Any, service: Any = "cred:openrouter") -> Any:
-    cap = user.cap(Op.CRED_STORE, service)
+def store(channel: Any, user: Any, service: Any = "cred:openrouter", *, epoch: int = 1) -> Any:
+    cap = user.cap(Op.CRED_STORE, service, epoch=epoch)
     released = stub(channel).DeriveCredKek(signer_pb2.DeriveCredKekRequest(cap=cap), timeout=10)
     row = stub(channel).SignAuditRow(signer_pb2.SignAuditRowRequest(cap=cap, result=0), timeout=10).row
     return cap, released, row

@@ -25,6 +25,7 @@ ROUTES = {
     "broker": (
         "/v1/caps",
         "/v1/derive-address",
+        "/v1/enrolments/attest",
         "/v1/registry/changes",
         "/v1/sign/siwe",
         "/v1/sign/typed-data",

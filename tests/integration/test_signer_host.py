@@ -246,3 +246,37 @@ def test_a_key_file_unseals(tmp_path: Any) -> None:
     assert signer.stop() == 0
     (tmp_path / "key").write_bytes(bytes(32))
     assert "cannot_open" in fails(signer, "serve")
+
+
+def test_every_process_sees_the_rewrap_window_and_no_restart_keeps_it(tmp_path: Any) -> None:
+    signer = SignerProcess(tmp_path, extra="processes = 2\n")
+    signer.prepare()
+    signer.start()
+    asked = {"class": signer_pb2.OBJECT_CLASS_CREDENTIALS}
+    request = signer_pb2.RewrapRequest(owner=bytes(32), service="cred:x", envelope=b"\x06" * 200, **asked)
+
+    def reasons() -> set[Reason]:
+        found = set()
+        for _ in range(12):
+            with signer.channel("worker") as channel:
+                found.add(refusal(partial(stub(channel).Rewrap, request)).reason)
+        return found
+
+    try:
+        assert reasons() == {Reason.WINDOW_CLOSED}
+        signer.command("rewrap-window", "--minutes", "10", check=True)
+        assert reasons() == {Reason.UNSUPPORTED_VERSION}
+        told = json.loads(signer.command("rewrap-window", "--json", check=True).stdout)
+        assert 0 < told["rewrap_window_s"] <= 600
+        signer.command("rewrap-window", "--close", check=True)
+        assert reasons() == {Reason.WINDOW_CLOSED}
+        signer.command("rewrap-window", "--minutes", "10", check=True)
+        signer.stop()
+        signer.start()
+        assert reasons() == {Reason.WINDOW_CLOSED}
+        for wrong in (("--minutes", "0"), ("--minutes", "241"), ("--minutes", "1", "--close")):
+            assert signer.command("rewrap-window", *wrong).returncode
+    finally:
+        assert signer.stop() == 0
+    methods = [line["method"] for line in signer.journal() if line["method"].startswith("rewrap")]
+    assert methods == ["rewrap-window-open", "rewrap-window-close", "rewrap-window-open"]

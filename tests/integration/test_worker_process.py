@@ -128,7 +128,7 @@ class Asker:
         self.signer, self.user = signer, user
 
     def ask(
-        self, op: Op, body: bytes = EMPTY_BODY, *, touch: bool = False
+        self, op: Op, body: bytes = EMPTY_BODY, *, touch: bool = False, service: str = "cred:openrouter"
     ) -> "tuple[dict[str, Any], X25519PrivateKey]":
         now, person, reply = int(time.time()), self.user.person, X25519PrivateKey.generate()
         request = CapRequest.compose(
@@ -143,7 +143,7 @@ class Asker:
             operator_omni=person.operator,
             reply_key=reply.public_key().public_bytes_raw(),
             request_hash=request_hash(body),
-            service=Service.parse("cred:openrouter", op),
+            service=Service.parse(service, op),
         )
         cap = UncosignedCap(
             request=request,
@@ -212,7 +212,7 @@ def test_what_the_host_can_mend_is_one_clear_line(deployed: SignerProcess) -> No
     (deployed.folder / "private.json").write_text('{"kty":"EC"}')
     (deployed.folder / "file").write_text("")
     assert "registry_id" in worker.fails(registry_id="")
-    assert "class" in worker.fails(**{"class": "memory"})
+    assert "w1/cert.pem" in worker.fails(**{"class": "memory"})
     assert "missing.json" in worker.fails(jwk="missing.json")
     assert "private.json" in worker.fails(jwk="private.json")
     assert "file" in worker.fails(objects="file")

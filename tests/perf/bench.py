@@ -16,14 +16,15 @@ from pathlib import Path
 
 from tests.perf.deployment import Certificates
 from tests.perf.figures import KEYS, as_json, table, write
-from tests.perf.measures import FULL, MEASURES, QUICK, Bench
+from tests.perf.measures import MEASURES
+from tests.perf.measuring import FULL, QUICK, Bench
 from tests.perf.processes import LOAD_CORE, SERVER_CORE, BenchError
 
 BUILD = Path("build")
 
 
 def main() -> int:
-    """Measure, print, write; 0 unless something did not work."""
+    """Measure, print, write; 0 unless something did not work, whose figures are missing then."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, a tenth of the large population")
     parser.add_argument("--only", action="append", choices=KEYS, metavar="KEY", help=f"one of: {', '.join(KEYS)}")
@@ -33,7 +34,7 @@ def main() -> int:
     os.sched_setaffinity(0, {LOAD_CORE})
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are read, as in an installed signer
     BUILD.mkdir(exist_ok=True)
-    since = time.monotonic()
+    since, failed = time.monotonic(), 0
     # Below build/, not /tmp: the signer's commits wait for a real disk.
     with tempfile.TemporaryDirectory(prefix="bench-", dir=BUILD.resolve()) as folder:
         root = Path(folder)
@@ -48,7 +49,7 @@ def main() -> int:
                 measure(bench)
             except BenchError as error:
                 print(f"bench: {error}", *_ends(root), sep="\n", file=sys.stderr)
-                return 1
+                failed = 1
     about = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": {"load": LOAD_CORE, "server": SERVER_CORE},
@@ -61,7 +62,7 @@ def main() -> int:
     write(options.out, as_json(bench.results, about=about))
     print(table(bench.results, [key for key in KEYS if key in wanted]))
     print(f"\n{about['seconds']} s, load average {about['load_average']:.1f}; written to {options.out}")
-    return 0
+    return failed
 
 
 def _ends(root: Path) -> list[str]:

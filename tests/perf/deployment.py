@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agentkeys.signer.v1 import registry_pb2, signer_pb2
-from agentkeys_core.bodies import EMPTY_BODY, ListBody, request_hash
+from agentkeys_core.bodies import EMPTY_BODY, ListBody, StoreBody, request_hash
 from agentkeys_core.captoken import CapRequest, UncosignedCap
 from agentkeys_core.changes import RevokeDevice
 from agentkeys_core.eip712 import Domain
+from agentkeys_core.encoding import b64u_encode, canonical_json
 from agentkeys_core.keys import DeviceKey, ES256PublicKey, es256_sign
 from agentkeys_core.ops import Op, Service, WorkerClass
 from agentkeys_core.proof import k10_digest
@@ -71,6 +72,7 @@ class Deployment:
     _kid: str = ""
     _reply_key: bytes = field(default_factory=lambda: X25519PrivateKey.generate().public_key().public_bytes_raw())
     _turns: Iterator[tuple[Tenant, Agent, int]] = field(default_factory=lambda: iter(()))
+    _stored: int = 0
     _current: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
 
     @property
@@ -128,6 +130,7 @@ class Deployment:
                 "certificate_burst = 1e9",
                 "device_per_s = 1e9",
                 "device_burst = 1e9",
+                "max_in_flight = 4096",  # 16 batches of 64
                 "",
             ]
         )
@@ -142,6 +145,17 @@ class Deployment:
             cap = self._cap(tenant, agent.actor, agent.key, Op.CRED_FETCH, service)[1]
             message = signer_pb2.DeriveCredKekRequest(cap=cap, epoch=EPOCH, salt=tenant.salts[service])
             found.append(message.SerializeToString())
+        return found
+
+    def stores(self, count: int) -> list[bytes]:
+        """HTTP bodies of so many first stores by masters, each under a name of its own."""
+        found = []
+        for tenant, _, _ in islice(self._turns, count):
+            self._stored += 1
+            body = StoreBody(blind=os.urandom(32), expect=None, value=os.urandom(48)).encode()
+            service = f"cred:stored-{self._stored}"
+            cap = self._cap(tenant, tenant.operator, tenant.master, Op.CRED_STORE, service, body=body)[1]
+            found.append(canonical_json({"body": b64u_encode(body), "cap": json.loads(cap)}))
         return found
 
     def puts(self, count: int) -> tuple[list[bytes], list[bytes]]:

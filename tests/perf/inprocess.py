@@ -47,6 +47,7 @@ def main(config: SignerConfig, certificates: Path) -> None:
                 keyring=keyring,
                 journalist=committer,
                 snapshot=database.snapshot,
+                glance=database.glance,
                 registry=registry,
                 clock=clock,
                 policy=service_policy(config, registry_id=registry.status().registry_id),

@@ -3,19 +3,19 @@
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import grpc
 
 from agentkeys_runtime.grpc_errors import from_rpc_error
 from tests.perf import noop
-from tests.perf.deployment import SIGNER, SIGNER_NAME, Certificates, Deployment
+from tests.perf.batches import against_singles, gathering
+from tests.perf.deployment import SIGNER, SIGNER_NAME
 from tests.perf.figures import Results
-from tests.perf.load import CONCURRENCY, Load, connect, method_of, write_payloads
+from tests.perf.load import CONCURRENCY, connect, method_of
+from tests.perf.measuring import SMALL, Bench
 from tests.perf.population import DEVICES, OBJECTS
 from tests.perf.processes import LOAD_CORE, SERVER_CORE, BenchError, Running, cpu_us, pin, rss_mib
 
@@ -24,68 +24,8 @@ DERIVE: Final = f"{SIGNER}/DeriveCredKek"
 SIGN_ROW: Final = f"{SIGNER}/SignAuditRow"
 LIST: Final = f"{SIGNER}/ListObjects"
 APPLY: Final = "/agentkeys.signer.v1.Registry/ApplyChange"
-SMALL: Final = 20
 _POLLERS: Final = 8
 _REVOCATION_LOAD_S: Final = 4.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """How much is measured: rounds, calls in each, and how many users the large population has."""
-
-    rounds: int
-    calls: int
-    large: int
-    starts: int
-
-
-FULL: Final = Scale(rounds=7, calls=2000, large=20_000, starts=3)
-QUICK: Final = Scale(rounds=3, calls=800, large=2_000, starts=1)
-
-
-@dataclass(slots=True, kw_only=True)
-class Bench:
-    """One run: its folder, what it found, and the deployments that several figures share."""
-
-    root: Path
-    scale: Scale
-    certificates: Certificates
-    results: Results = field(default_factory=Results)
-    _small: Deployment | None = None
-
-    @property
-    def small(self) -> Deployment:
-        """A signer with 100 devices and 1,000 objects."""
-        if self._small is None:
-            self._small = self.deployment("small", operators=SMALL)
-        return self._small
-
-    def deployment(self, name: str, *, operators: int, processes: int = 1) -> Deployment:
-        """A signer of its own; however many users it has, 20 of them are active."""
-        made = Deployment(root=self.root / name, certificates=self.certificates, processes=processes)
-        made.prepare(operators=operators, active=SMALL)
-        return made
-
-    @contextmanager
-    def load(self, cores: set[int] | None = None) -> Iterator[Load]:
-        """A load generator."""
-        with Load(self.root / "load.log", cores) as load:
-            yield load
-
-    def payloads(self, messages: Sequence[bytes]) -> Path:
-        """A file of messages."""
-        return write_payloads(self.root / "payloads", messages)
-
-    def connect(self, load: Load, name: str, target: str, *, worker: str = "credentials", channels: int = 1) -> None:
-        """Connect the generator to a server."""
-        load.connect(name, target, self.certificates.folder(worker), server_name=SIGNER_NAME, channels=channels)
-
-    def cost(self, load: Load, name: str, processes: Sequence[int], method: str, messages: Sequence[bytes]) -> float:
-        """Server CPU per call, in microseconds."""
-        payloads = self.payloads(messages)
-        before = cpu_us(processes)
-        calls = load.run(name, method, payloads)
-        return (cpu_us(processes) - before) / calls
 
 
 def floor_and_calls(bench: Bench) -> None:
@@ -117,7 +57,7 @@ def floor_and_calls(bench: Bench) -> None:
             alone.tell(str(bench.payloads(small.fetches(calls))))
             return float(alone.line(120.0)) / calls
 
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             puts, rows = small.puts(calls)
             bench.cost(load, "memory", served, DERIVE, puts)
             found = {
@@ -128,7 +68,7 @@ def floor_and_calls(bench: Bench) -> None:
                 "derive_in_process": in_process(),
                 "delete": bench.cost(load, "memory", served, SIGN_ROW, small.deletes(calls // 4)),
             }
-            for name, value in found.items() if turn >= 0 else ():  # the first turn warms up
+            for name, value in found.items() if counts else ():  # the first turn warms up
                 results.sample(f"{name}_us", value)
         results.values["rss_mib"] = rss_mib(signer.pid)
     results.values["noop_cpu_us"] = results.median("noop_us")
@@ -141,7 +81,7 @@ def floor_and_calls(bench: Bench) -> None:
     acknowledged, deleted = results.median("sign_row_us"), results.ratio("delete_us", "noop_us")
     results.notes["sign_audit_row_vs_noop"] = f"acknowledged puts, {acknowledged:.0f} us; new deletes {deleted:.2f}"
     results.notes["overhead_us"] = f"in process {results.median('derive_in_process_us'):.0f} us"
-    calls_served = (bench.scale.rounds + 1) * calls * 5
+    calls_served = (len(results.samples["derive_us"]) + 1) * calls * 5
     results.notes["rss_mib"] = f"after about {calls_served} calls"
 
 
@@ -161,11 +101,11 @@ def two_processes(bench: Bench) -> None:
             pin(child, {core})
         bench.connect(load, "one", one.said, channels=CONCURRENCY)
         bench.connect(load, "two", both.said, channels=CONCURRENCY)
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             single = bench.cost(load, "one", one.family(), DERIVE, bench.small.fetches(calls))
             shares = [cpu_us([child]) for child in children]
             double = bench.cost(load, "two", both.family(), DERIVE, two.fetches(calls))
-            if turn >= 0:
+            if counts:
                 results.sample("derive_1_process_us", single)
                 results.sample("derive_2_processes_us", double)
                 results.sample("busier_child_share", _share(children, shares))
@@ -260,10 +200,10 @@ def growth(bench: Bench) -> None:
     with large.serve_pinned() as above, bench.small.serve_pinned() as below, bench.load() as load:
         bench.connect(load, "large", above.said)
         bench.connect(load, "small", below.said)
-        for turn in range(-1, bench.scale.rounds):
+        for counts in bench.turns():
             some = bench.cost(load, "small", [below.pid], DERIVE, bench.small.fetches(calls))
             many = bench.cost(load, "large", [above.pid], DERIVE, large.fetches(calls))
-            if turn >= 0:
+            if counts:
                 results.sample("derive_small_us", some)
                 results.sample("derive_large_us", many)
     results.values["cost_growth"] = results.ratio("derive_large_us", "derive_small_us")
@@ -284,6 +224,8 @@ MEASURES: Final[tuple[tuple[Callable[[Bench], None], tuple[str, ...]], ...]] = (
             "rss_mib",
         ),
     ),
+    (against_singles, ("verify_k10_batch_vs_libsecp", "derive_batch_vs_single")),
+    (gathering, ("gathering_cpu",)),
     (two_processes, ("two_process_cpu",)),
     (cold_start, ("cold_start_s",)),
     (revocation, ("revocation_ms",)),

@@ -62,8 +62,8 @@ class _Writer:
         "INSERT INTO registry_actors(actor_omni, operator_omni, wallet_epoch) VALUES (?,?,?)",
         (
             "INSERT INTO registry_devices(device_key_hash, operator_omni, actor_omni, address, label, generation, tier,"
-            " roles, registered_at, sequence, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash)"
-            " VALUES (?,?,?,?,?,?,?,?,?,1,?,?,?,?,?)"
+            " roles, registered_at, sequence, credential_id_hash, k11_x, k11_y, rp_id_hash, origin_hash, evidence, assurance)"
+            " VALUES (?,?,?,?,?,?,?,?,?,1,?,?,?,?,?,'wallet','high')"
         ),
         "INSERT INTO registry_scopes(operator_omni, actor_omni, service) VALUES (?,?,?)",
         "INSERT INTO objects(id, owner, class, service, issued, current, store) VALUES (?,?,?,?,1,1,?)",

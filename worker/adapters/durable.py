@@ -81,6 +81,11 @@ def remove_at(folder: int, name: str) -> None:
         os.fsync(folder)
 
 
+def names_at(folder: int) -> list[str]:
+    """Return the names in an open folder, in order. Raises OSError."""
+    return sorted(os.listdir(folder))
+
+
 def sweep(folder: int) -> int:
     """Remove what crashed writes left below an open folder, links not followed; returns how many files that were."""
     count = 0

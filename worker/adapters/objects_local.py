@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 
 from agentkeys_core.envelope import MAX_ENVELOPE_BYTES
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.ops import ObjectClass, object_folder
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.logs import log_event
 from worker.adapters import durable
@@ -113,6 +114,22 @@ class LocalObjects:
                 return
 
         _guarded(work)
+
+    def paths(self, object_class: ObjectClass) -> Iterator[str]:
+        """See `worker.rewrap`. Whatever is not the file of an object is passed over."""
+        folder = object_folder(object_class)
+        for owner in _guarded(lambda: self._names("bots")):
+            for name in _guarded(lambda owner=owner: self._names("bots", owner, folder)):  # type: ignore[misc]
+                path = f"bots/{owner}/{folder}/{name}"
+                if _PATH.fullmatch(path):
+                    yield path
+
+    def _names(self, *parts: str) -> list[str]:
+        try:
+            with durable.folder_at(self.root, parts, create=False) as folder:
+                return durable.names_at(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def _join(self) -> int:
         """Say that this process uses the folder; the first one sweeps it, as no write of others is under way then."""

@@ -4,6 +4,8 @@ from typing import Any
 
 import cbor2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentkeys_core.audit import (
     AuditEnvelope,
@@ -337,3 +339,33 @@ class _Raw:
 
     def encode(self) -> bytes:
         return self._data
+
+
+@given(
+    words=st.none() | st.text(max_size=300),
+    numbers=st.tuples(*[st.integers(0, 2**53 - 1)] * 2),
+    body=st.fixed_dictionaries(
+        {},
+        optional={
+            "cap": st.binary(min_size=32, max_size=32),
+            "req": st.binary(min_size=32, max_size=32),
+            "salt": st.binary(min_size=32, max_size=32),
+            "change": st.binary(min_size=32, max_size=32),
+            "svc": st.text(max_size=80),
+            "epoch": st.integers(1, 2**32 - 1),
+        },
+    ),
+)
+def test_an_envelope_is_deterministic_cbor_without_being_sorted(words: Any, numbers: Any, body: Any) -> None:
+    envelope = AuditEnvelope.compose(
+        ts_unix=numbers[0],
+        actor_omni=bytes(32),
+        operator_omni=bytes(range(32)),
+        op_kind=numbers[1],
+        op_body=OpBody(**body),
+        intent_text=words,
+        payload_digest=bytes(32),
+    )
+    encoded = envelope.encode()
+    assert encoded == cbor2.dumps(cbor2.loads(encoded), canonical=True)
+    assert AuditEnvelope.parse(encoded) == envelope

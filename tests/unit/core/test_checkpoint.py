@@ -2,13 +2,18 @@ import base64
 import json
 from typing import Any
 
+import hypothesis
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import strategies as st
 
 from agentkeys_core.checkpoint import Checkpoint, leaf_hash, merkle_root
+from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.hashes import hkdf_sha256, sha256
 from agentkeys_core.jwks import jwks_document
-from agentkeys_core.keys import ES256PublicKey, parse_jwks
+from agentkeys_core.keys import ES256PublicKey, es256_sign, parse_jwks
 from tests.unit.core.material import k3, p256_public
+from tests.unit.core.refusal import refused
 from tests.unit.core.vectors import cases
 
 
@@ -73,3 +78,50 @@ def test_vectors_of_key_documents(given: Any, expect: Any) -> None:
 
 def test_a_key_stands_once() -> None:
     assert len(json.loads(jwks_document([public(1), public(1)]))["keys"]) == 1
+
+
+AUDIT_KEY = ec.generate_private_key(ec.SECP256R1())
+PUBLIC = ES256PublicKey.of(AUDIT_KEY.public_key())
+
+
+def signed_note(checkpoint: Checkpoint) -> bytes:
+    return checkpoint.note(PUBLIC, es256_sign(AUDIT_KEY, checkpoint.text()))
+
+
+def test_a_note_is_read_once_its_signature_holds() -> None:
+    checkpoint = Checkpoint(registry_id="ab" * 32, size=2**50, root=b"r" * 32)
+    other = ES256PublicKey.of(ec.generate_private_key(ec.SECP256R1()).public_key())
+    assert Checkpoint.verify(signed_note(checkpoint), "ab" * 32, [other, PUBLIC]) == checkpoint
+    for keys in ([], [other]):
+        with refused("invalid_encoding"):
+            Checkpoint.verify(signed_note(checkpoint), "ab" * 32, keys)
+    with refused("invalid_encoding"):
+        Checkpoint.verify(signed_note(checkpoint), "cd" * 32, [PUBLIC])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"\n7\n", b"\n8\n"),
+        (b"\n7\n", b"\n07\n"),
+        (b"\n7\n", b"\n+7\n"),
+        (b"\n7\n", b"\n\n"),
+        ("—".encode(), b"-"),
+        (b"/audit\n7", b"/other\n7"),
+        (b"/audit ", b"/other "),
+        (b"=\n\n", b"=\nmore\n\n"),
+    ],
+)
+def test_a_note_in_other_words_is_refused(before: bytes, after: bytes) -> None:
+    note = signed_note(Checkpoint(registry_id="ab" * 32, size=7, root=b"r" * 32))
+    assert note.count(before) == 1
+    with refused("invalid_encoding"):
+        Checkpoint.verify(note.replace(before, after), "ab" * 32, [PUBLIC])
+
+
+@hypothesis.given(st.binary(max_size=300))
+def test_hostile_notes_are_refused_by_name(data: bytes) -> None:
+    for note in (data, b"a/audit\n1\n" + data, data * 5):
+        with pytest.raises(KeyServiceError) as caught:
+            Checkpoint.verify(note, "a", [PUBLIC])
+        assert caught.value.reason in {"invalid_encoding", "too_large"}

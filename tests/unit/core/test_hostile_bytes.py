@@ -15,6 +15,7 @@ from agentkeys_core.audit import AuditEnvelope, AuditRow
 from agentkeys_core.changes import TYPES, ChangeSignatures, Domain, K11OfDevice, SignedChange, SignedPair, parse_change
 from agentkeys_core.envelope import Envelope, ObjectPlaintext
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.evidence import EmailEvidence, OidcEvidence, PasskeyEvidence, parse_evidence
 from agentkeys_core.k11 import K11Assertion
 from agentkeys_core.legacy_envelope import LegacyEnvelope
 from agentkeys_core.profile import Profile
@@ -45,6 +46,9 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
     "audit envelope": (AuditEnvelope.parse, [ROW.envelope, envelope().encode()]),
     "audit row": (AuditRow.parse, [ROW.encode()]),
     "signed change": (SignedChange.parse, [SIGNED.encode()]),
+    "oidc evidence": (parse_evidence, [OidcEvidence(id_token="a.b.c", blind=bytes(32)).encode()]),
+    "passkey evidence": (parse_evidence, [PasskeyEvidence(x=bytes(32), y=bytes(32), assertion=ANSWER).encode()]),
+    "email evidence": (parse_evidence, [EmailEvidence(address="alice@example.com").encode()]),
     "envelope": (Envelope.parse, [b"\x05" + bytes(120)]),
     "legacy envelope": (LegacyEnvelope.parse, [b"\x04" + bytes(40)]),
     "plaintext": (ObjectPlaintext.parse, [ObjectPlaintext(body=b"{}", row=ROW).encode()]),

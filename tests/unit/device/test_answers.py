@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agentkeys_core.audit import AuditRow, OpKind, OpResult
+from agentkeys_core.audit import AuditEnvelope, AuditRow, OpBody, OpKind, OpResult
 from agentkeys_core.bodies import FetchAnswer, ListAnswer, ListedName, StoreAnswer, StoreBody
 from agentkeys_core.captoken import Cap
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import Reason
+from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.sealing import seal
 from tests.unit.device.conftest import Outcome, Person
@@ -181,6 +182,38 @@ def test_refuses_value_whose_row_is_no_store(stored: Person, deployment: Deploym
     fetch_row = deployment.ledger.of_request(request, OpKind.CRED_FETCH)
     sealed_fetch(deployment, lambda body, _: (body, fetch_row))
     untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
+
+
+def rewrap_row(deployment: Deployment, *, req: bytes | None) -> AuditRow:
+    """A row of the signer's over what it re-wrapped; it holds `req` only where a legacy envelope came in."""
+    request, _, _ = next(iter(deployment.objects.values()))
+    return deployment.ledger.append(
+        AuditEnvelope.compose(
+            ts_unix=1_764_000_000,
+            actor_omni=request.operator_omni,
+            operator_omni=request.operator_omni,
+            op_kind=OpKind.CRED_REWRAP,
+            op_body=OpBody(cap=b"m" * 32, req=req, svc=request.service.text, epoch=1, salt=bytes(32)),
+        )
+    )
+
+
+def test_takes_a_value_that_the_signer_took_over_and_says_so(stored: Person, deployment: Deployment) -> None:
+    deployment.released = (1, bytes(32))
+    sealed_fetch(deployment, lambda body, _: (body, rewrap_row(deployment, req=sha256(body))))
+    told = stored("cred", "get", "openrouter").data
+    assert (told["migrated"], told["store"]) == (True, (b"m" * 32).hex())
+    assert "no device signed it" in stored("cred", "get", "openrouter", as_json=False).err
+    deployment.hooks.clear()
+    deployment.tamper = deployment.released = None
+    assert stored("cred", "get", "openrouter").data["migrated"] is False
+
+
+def test_refuses_a_value_that_a_rewrap_does_not_name(stored: Person, deployment: Deployment) -> None:
+    deployment.released = (1, bytes(32))
+    for req in (None, bytes(32)):
+        sealed_fetch(deployment, lambda body, _, req=req: (body, rewrap_row(deployment, req=req)))  # type: ignore[misc]
+        untrusted(stored("cred", "get", "openrouter"), "row_not_trusted")
 
 
 def test_refuses_value_of_a_failed_store(stored: Person, deployment: Deployment) -> None:

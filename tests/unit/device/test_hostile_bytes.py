@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkeys_core.audit import ChainHead
-from agentkeys_core.changes import Pair, SignedPair
+from agentkeys_core.changes import ChangeSignatures, Pair, SetThreshold, SignedChange, SignedPair
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.keys import DeviceKey
 from device.audit_trail import Export
+from device.collected import Collected
 from device.errors import DeviceError
 from device.identity import Identity, Memory, Part
 from device.k11.ceremony import read_assertion, read_creation
@@ -32,6 +33,14 @@ RECORD = read_creation(BROWSER.create(CHALLENGE), challenge=CHALLENGE)
 DEVICE = DeviceKey.generate()
 PAIR = Pair(
     operator_omni=bytes(32), device=DEVICE.address, k11_cred_id=bytes(32), profile_hash=bytes(32), expires_at=2**40
+)
+
+
+COLLECTED = Collected(
+    signed=SignedChange(
+        change=SetThreshold(operator_omni=bytes(32), threshold=1, incarnation=1, nonce=1, deadline=2**40),
+        signatures=ChangeSignatures(k10=bytes(65)),
+    )
 )
 
 
@@ -55,6 +64,13 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         Offer.parse,
         Offer(public_key=DEVICE.public_key, pair=SignedPair(message=PAIR, signature=bytes(65))).encode(),
     ),
+    "master offer": (
+        Offer.parse,
+        Offer(
+            public_key=DEVICE.public_key, pair=SignedPair(message=PAIR, signature=bytes(65)), k11=RECORD.public
+        ).encode(),
+    ),
+    "collected": (Collected.parse, COLLECTED.encode()),
     "export": (Export.parse, Export(actor=bytes(32), rows=(), exported_at=1).encode()),
     "creation": (_creation, json.dumps(BROWSER.create(CHALLENGE)).encode()),
     "assertion": (_assertion, json.dumps(BROWSER.get(CHALLENGE)).encode()),

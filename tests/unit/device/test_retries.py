@@ -160,7 +160,8 @@ def test_epoch_never_goes_back(master: Person, deployment: Deployment) -> None:
 
     deployment.hooks["broker", "/v1/caps"] = hook
     assert master("cred", "list").reason == "future_epoch"
-    assert len(asked) == 1
+    assert len(asked) == 3, "a part may be a moment behind: asked again"
+    assert len(set(asked)) == 1, "with the very same bytes, for no lower epoch"
 
 
 @pytest.mark.parametrize(

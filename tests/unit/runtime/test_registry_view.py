@@ -76,6 +76,23 @@ def event(
     )
 
 
+def with_journal(made: pb.ChangeEvent, sequence: int, digest: bytes = b"j") -> pb.ChangeEvent:
+    made.journal.CopyFrom(pb.JournalHead(sequence=sequence, hash=digest * 32, mac=bytes(32), epoch=1))
+    return made
+
+
+def test_a_journal_that_fell_is_a_rollback(view: RegistryView) -> None:
+    """Releases that were undone show in no registry head."""
+    assert view.on_event(with_journal(event(5), 7))
+    assert view.on_event(with_journal(event(5), 9))
+    for older in (with_journal(event(5), 8), with_journal(event(5), 9, b"k"), event(5)):
+        with refused("registry_rolled_back"):
+            view.on_event(older)
+    assert view.journal.sequence == 9, "what is echoed stays the newest"
+    view.begin(status(3, incarnation=2))
+    assert view.on_event(with_journal(event(3, incarnation=2), 4))
+
+
 def test_nothing_counts_before_the_first_event(view: RegistryView) -> None:
     with refused("registry_stale"):
         view.check_fresh()

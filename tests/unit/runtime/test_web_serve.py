@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +25,7 @@ NAMES = (uri("broker/main"), x509.IPAddress(ip_address("127.0.0.1")))
 SERVER = """
 import resource, sys, time
 from pathlib import Path
+from agentkeys_runtime.web import patience
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import Endpoint
 from agentkeys_runtime.web.serve import listen_on, serve
@@ -33,6 +34,9 @@ from agentkeys_runtime.web.settings import TlsSettings
 def slow(call):
     time.sleep(3)
     return {}
+
+if len(sys.argv) > 2:
+    patience.HEAD_S, patience.MAX_CONNECTIONS = float(sys.argv[2]), int(sys.argv[3])
 
 folder = Path(sys.argv[1])
 tls = TlsSettings(certificate=folder / "cert.pem", key=folder / "key.pem", ca=folder / "ca.pem")
@@ -91,11 +95,14 @@ def issuer() -> Issuer:
 
 
 @contextmanager
-def serving(folder: Path, issuer: Issuer) -> Iterator[Running]:
+def serving(folder: Path, issuer: Issuer, *limits: float) -> Iterator[Running]:
     files = Files(folder)
     files.write(issuer, names=NAMES)
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SERVER, str(folder), *map(str, limits)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert process.stdout is not None
     try:
@@ -173,6 +180,50 @@ def test_what_is_no_request_does_no_harm(running: Running, head: bytes) -> None:
         assert b" 500 " not in tls.recv(4096)
     with running.client() as client:
         assert client.get("/core").status_code == 200
+
+
+def closed(tls: ssl.SSLSocket) -> bool:
+    """Whether the server hangs up."""
+    try:
+        return tls.recv(1) == b""
+    except (ConnectionError, ssl.SSLError):
+        return True
+
+
+def test_silent_and_dribbling_connections_make_room_for_others(tmp_path: Path, issuer: Issuer) -> None:
+    """Eight connections are all that this server has: the longest silent one gives way, the others end in time."""
+    with serving(tmp_path / "tls", issuer, 0.5, 8) as running, ExitStack() as stack:
+        held = [stack.enter_context(running.connected()) for _ in range(8)]
+        for tls in held[4:]:
+            tls.sendall(b"GET /core HTTP/1.1\r\nHost: a\r\nX: ")
+        with running.client() as client:
+            assert client.get("/core").status_code == 200
+        assert all(closed(tls) for tls in held)
+
+
+def test_where_all_connections_are_answered_one_more_is_refused_by_name(tmp_path: Path, issuer: Issuer) -> None:
+    with serving(tmp_path / "tls", issuer, 5.0, 8) as running, ExitStack() as stack:
+        for tls in [stack.enter_context(running.connected()) for _ in range(8)]:
+            tls.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.5)  # until the last of them is being answered
+        with running.client() as client:
+            refused = client.get("/core")
+            assert (refused.status_code, refused.json()["reason"]) == (429, "overloaded")
+
+
+def test_an_answer_may_take_longer_than_a_head(tmp_path: Path, issuer: Issuer) -> None:
+    with serving(tmp_path / "tls", issuer, 0.2, 8) as running, running.client() as client:
+        assert [client.get(path).status_code for path in ("/core", "/slow", "/core")] == [200, 200, 200]
+
+
+def test_requests_that_come_at_once_are_answered_in_order(tmp_path: Path, issuer: Issuer) -> None:
+    with serving(tmp_path / "tls", issuer, 0.2, 8) as running, running.connected() as tls:
+        tls.sendall(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path for path in (b"/core", b"/slow", b"/core")))
+        said = b""
+        while said.count(b" 200 ") < 3:
+            chunk = tls.recv(65536)
+            assert chunk
+            said += chunk
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -34,7 +34,7 @@ def test_paths_start_at_the_files_folder(tmp_path: Any) -> None:
     config = load(tmp_path)
     assert config.database == tmp_path / "state" / "state.db"
     assert config.vault == tmp_path / "v.bin"
-    assert (config.host, config.port, config.threads, config.processes) == ("127.0.0.1", 0, 8, 1)
+    assert (config.host, config.port, config.threads, config.processes) == ("127.0.0.1", 0, 16, 1)
     assert config.reflection
     assert not config.registry.allow_software_k11
 
@@ -88,3 +88,39 @@ def test_refuses_an_address_that_is_none(tmp_path: Any, listen: Any) -> None:
 
 def test_takes_plain_http_only_on_loopback(tmp_path: Any) -> None:
     assert load(tmp_path, sts=sts(endpoint='"http://127.0.0.1:9000"')).sts.endpoint == "http://127.0.0.1:9000"
+
+
+ISSUER_ENTRY = '[[evidence.oidc]]\nissuer = "https://i.example"\nclient_id = "c"\njwks = "i.json"\n'
+
+
+def test_takes_no_evidence_that_is_not_named(tmp_path: Any) -> None:
+    evidence = load(tmp_path).evidence
+    assert (evidence.oidc, evidence.passkey, evidence.email) == ((), None, False)
+
+
+def test_reads_which_evidence_counts(tmp_path: Any) -> None:
+    passkey = '[evidence.passkey]\nrp_id = "b.example"\norigins = ["https://b.example"]\n'
+    evidence = load(tmp_path, evidence="email = true\n" + passkey + ISSUER_ENTRY).evidence
+    assert evidence.email
+    assert evidence.passkey.origins == ("https://b.example",)
+    assert [(entry.jwks, entry.identity) for entry in evidence.oidc] == [(tmp_path / "i.json", "oidc")]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        ISSUER_ENTRY * 2,
+        ISSUER_ENTRY.replace("i.example", "i|example"),
+        ISSUER_ENTRY.replace('"c"', '""'),
+        ISSUER_ENTRY + 'identity = "evm"\n',
+        ISSUER_ENTRY
+        + 'identity = "oauth2_google"\n'
+        + ISSUER_ENTRY.replace("i.e", "j.e")
+        + 'identity = "oauth2_google"\n',
+        '[evidence.passkey]\nrp_id = "b.example"\norigins = []\n',
+        '[evidence.passkey]\nrp_id = ""\norigins = ["https://b.example"]\n',
+    ],
+)
+def test_refuses_evidence_that_would_mix_people_up(tmp_path: Any, table: str) -> None:
+    with pytest.raises(ConfigError):
+        load(tmp_path, evidence=table)

@@ -53,3 +53,37 @@ def test_every_forked_process_sees_the_seal() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert reason_of(gate) is Reason.SEALED
+
+
+def window_of(gate: Any) -> Any:
+    try:
+        gate.check_window()
+    except KeyServiceError as error:
+        return error.reason
+    return None
+
+
+def test_the_rewrap_window_is_closed_at_first_and_closes_by_itself() -> None:
+    clock = Monotonic()
+    gate = Gate(clock)
+    assert (window_of(gate), gate.window_s) == (Reason.WINDOW_CLOSED, 0)
+    gate.open_window(60)
+    clock.at += 59.9
+    assert window_of(gate) is None
+    clock.at += 0.2
+    assert (window_of(gate), gate.window_s) == (Reason.WINDOW_CLOSED, 0)
+    gate.open_window(60)
+    gate.open_window(0)
+    assert window_of(gate) is Reason.WINDOW_CLOSED
+    gate.check()  # and whatever else is served stays so
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_every_forked_process_sees_the_window() -> None:
+    gate = Gate()
+    child = os.fork()
+    if child == 0:
+        gate.open_window(600)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert window_of(gate) is None

@@ -11,8 +11,9 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from signer.gate import Gate
 from signer.rpc.callers import Callers, name_of
 from signer.rpc.guard import CallContext, Guard, GuardLimits
+from signer.rpc.open_calls import OpenCalls
 from signer.rpc.permissions import HEALTH, REGISTRY, SIGNER
-from signer.rpc.pools import CountingPool
+from signer.rpc.pools import CountingPool, ElasticPool
 from signer.rpc.unknown import parser
 from tests.fakes.clock import StillClock
 from tests.unit.runtime.certificates import NOW, TRUST_DOMAIN, Issuer, pem, uri
@@ -34,6 +35,7 @@ class AbortedError(Exception):
 
 class Context:
     def __init__(self, *certificates: Any, tls: Any = b"TLSv1.3") -> None:
+        self.callbacks: list[Any] = []
         self.auth = {"x509_pem_cert": list(certificates), "ssl_tls_version": [tls]}
 
     def auth_context(self) -> Any:
@@ -42,8 +44,26 @@ class Context:
     def abort_with_status(self, status: Any) -> None:
         raise AbortedError(status)
 
+    active = True
+    remaining = 10.0
+
     def is_active(self) -> Any:
-        return True
+        return self.active
+
+    def time_remaining(self) -> Any:
+        return self.remaining
+
+    def add_callback(self, callback: Any) -> Any:
+        self.callbacks.append(callback)
+        return self.active
+
+    def cancel(self) -> None:
+        self.active = False
+        self.end()
+
+    def end(self) -> None:
+        while self.callbacks:
+            self.callbacks.pop()()
 
 
 class Revoked(set[tuple[str, int]]):
@@ -67,14 +87,20 @@ class World:
     def __init__(self, **limits: Any) -> None:
         self.clock = StillClock(NOW.timestamp())
         self.revoked, self.refusals, self.gate = Revoked(), Refusals(), Gate()
-        self.calls, self.streams = CountingPool(1, name="rpc"), CountingPool(1, name="stream")
+        self.calls, self.streams = ElasticPool(1, name="rpc"), CountingPool(1, name="stream")
+        self.slow = CountingPool(1, name="slow")
+        self.open_calls = OpenCalls(self.calls)
+        self.charged: list[str] = []
         self.callers = Callers(trust_domain=TRUST_DOMAIN, revocations=self.revoked, clock=self.clock)
         self.guard = Guard(
             callers=self.callers,
             gate=self.gate,
             refusals=self.refusals,
             calls=self.calls,
+            slow=self.slow,
             streams=self.streams,
+            open_calls=self.open_calls,
+            charge=self.charged.append,
             limits=GuardLimits(**limits),
         )
         self.seen: list[Any] = []
@@ -84,7 +110,7 @@ class World:
             self.seen.append((message, call.caller))
             return (work or (lambda: signer_pb2.VerifyK10SigResponse(valid=True)))()
 
-        return self.guard.unary(path, parser(signer_pb2.VerifyK10SigRequest), answer)(data, context)
+        return self.guard.unary(path, parser(signer_pb2.VerifyK10SigRequest), answer)(iter([data]), context)
 
     def reason(self, context: Any, **options: Any) -> Any:
         with pytest.raises(AbortedError) as caught:
@@ -97,7 +123,7 @@ class World:
                 yield from answers()
 
         handler = self.handlers(Servicer())["WatchChanges"]
-        return handler.unary_stream(data, context)
+        return handler.stream_stream(iter([data]), context)
 
     def handlers(self, servicer: Any) -> Any:
         class Whole:
@@ -137,7 +163,7 @@ def test_names_that_nobody_serves_are_counted_as_one(world: Any) -> None:
     for path in (f"/{SIGNER}/Anything", "/a/b", "/" + "x" * 4000, f"/{SIGNER}/"):
         handler = world.guard.unknown_methods().service(Details(path))
         with pytest.raises(AbortedError):
-            handler.unary_unary(b"", Context(DAEMON))
+            handler.stream_unary(iter([b""]), Context(DAEMON))
     assert {(method, reason) for _, method, reason in world.refusals} == {("not served", Reason.NOT_IMPLEMENTED)}
 
 
@@ -213,6 +239,9 @@ def test_refuses_instead_of_queueing_without_end(world: Any) -> None:
     world.calls.in_flight = GuardLimits().max_in_flight
     world.call(Context(BROKER))
     world.calls.in_flight += 1
+    for _ in range(20):
+        assert world.reason(Context(BROKER)) is Reason.OVERLOADED
+    world.call(Context(WORKER))  # who asks for little is served
     assert world.reason(Context(BROKER)) is Reason.OVERLOADED
 
 
@@ -252,7 +281,7 @@ def test_unknown_methods_are_refused_by_reason_and_counted(world: Any) -> None:
     handler: Any = world.guard.unknown_methods().service(Details("/some.Service/Method"))
     for certificate, expected in ((BROKER, Reason.NOT_IMPLEMENTED), (b"junk", Reason.CERTIFICATE_INVALID)):
         with pytest.raises(AbortedError) as caught:
-            handler.unary_unary(b"", Context(certificate))
+            handler.stream_unary(iter([b""]), Context(certificate))
         assert caught.value.reason is expected
     assert len(world.refusals) == 2
 
@@ -260,7 +289,7 @@ def test_unknown_methods_are_refused_by_reason_and_counted(world: Any) -> None:
 def test_a_method_with_a_row_that_is_switched_off_is_refused_like_an_unknown_one(world: Any) -> None:
     handler: Any = world.guard.unknown_methods().service(Details(f"/{HEALTH}/Check"))
     with pytest.raises(AbortedError) as caught:
-        handler.unary_unary(b"", Context(BROKER))
+        handler.stream_unary(iter([b""]), Context(BROKER))
     assert caught.value.reason is Reason.NOT_IMPLEMENTED
 
 
@@ -270,8 +299,8 @@ def events(count: Any) -> Any:
 
 def test_streams_are_served_on_their_own_threads(world: Any) -> None:
     handler = world.handlers(object())["WatchChanges"]
-    assert handler.unary_stream.experimental_thread_pool is world.streams
-    assert not hasattr(world.handlers(object())["GetStatus"].unary_unary, "experimental_thread_pool")
+    assert handler.stream_stream.experimental_thread_pool is world.streams
+    assert not hasattr(world.handlers(object())["GetStatus"].stream_unary, "experimental_thread_pool")
 
 
 @pytest.mark.parametrize("end", [Reason.CERTIFICATE_REVOKED, Reason.CERTIFICATE_INVALID])
@@ -319,7 +348,7 @@ def test_a_stream_checks_its_request(world: Any) -> None:
 
 def test_a_call_sees_grpcs_own_context(world: Any) -> None:
     grpc_context: Any = Context(BROKER)
-    context = CallContext(grpc_context, world.callers.identify(Context(BROKER).auth))
+    context = CallContext(grpc_context, world.callers.identify(Context(BROKER).auth), world.guard._room)
     assert context.is_active()
     assert name_of(None, Context(BROKER).auth) == name_of(None, Context(BROKER).auth) != name_of(None, Context().auth)
 

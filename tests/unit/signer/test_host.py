@@ -19,7 +19,13 @@ from signer.hostactions import CLOCK_RESET_WAIT_S, HostActions
 from signer.hostsocket import HostSocket, HostSocketError, ask_host
 from signer.journal import verify_journal
 from signer.keyring import Keyring
+from signer.ports import VaultError, VaultProblem
+from signer.rotation import RotationError, RotationProblem
 from tests.fakes.clock import StillClock
+
+
+def nothing() -> dict[str, object]:
+    return {}
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def test_answers_a_command(serve: Any) -> None:
 
 
 def test_only_its_own_account_is_answered(serve: Any, monkeypatch: Any) -> None:
-    path = serve({"status": dict})
+    path = serve({"status": nothing})
     monkeypatch.setattr("signer.hostsocket.os.geteuid", lambda: 12_345)
     if os.getuid() == 0:  # root may always ask
         assert ask_host(path, "status")["ok"]
@@ -79,7 +85,7 @@ def test_only_its_own_account_is_answered(serve: Any, monkeypatch: Any) -> None:
     ],
 )
 def test_bad_commands_have_a_reason(serve: Any, line: Any, reason: Any) -> None:
-    path = serve({"status": dict, "seal": dict})
+    path = serve({"status": nothing, "seal": nothing})
     assert raw(path, line) == {"ok": False, "reason": reason}
     assert ask_host(path, "status")["ok"]
 
@@ -91,17 +97,49 @@ def test_a_handler_that_breaks_says_nothing(serve: Any) -> None:
     assert ask_host(serve({"status": fail}), "status") == {"ok": False, "reason": "internal"}
 
 
+def test_a_refused_host_action_has_its_name(serve: Any) -> None:
+    def refuse() -> None:
+        raise RotationError(RotationProblem.TOO_SOON, "wait")
+
+    def broken() -> None:
+        raise VaultError(VaultProblem.CANNOT_OPEN, "the file was changed")
+
+    path = serve({"rotate": refuse, "vault": broken})
+    assert ask_host(path, "rotate") == {"ok": False, "reason": "too_soon", "detail": "wait"}
+    answer = ask_host(path, "vault")
+    assert (answer["ok"], answer["reason"]) == (False, "cannot_open")
+
+
+def test_a_command_that_waits_keeps_nobody_from_sealing(serve: Any) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def wait() -> dict[str, object]:
+        asked.set()
+        assert go_on.wait(10)
+        return {}
+
+    path = serve({"rotate-commit": wait, "seal": lambda: {"sealed": True}})
+    slow = threading.Thread(target=ask_host, args=(path, "rotate-commit"), kwargs={"timeout_s": 20.0})
+    slow.start()
+    try:
+        assert asked.wait(10)
+        assert ask_host(path, "seal") == {"ok": True, "sealed": True}
+    finally:
+        go_on.set()
+        slow.join()
+
+
 def test_replaces_a_socket_that_a_killed_signer_left(serve: Any, tmp_path: Any) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "host.sock"))
-    assert ask_host(serve({"status": dict}), "status")["ok"]
+    assert ask_host(serve({"status": nothing}), "status")["ok"]
 
 
 def test_serves_from_folders_with_long_names(serve: Any, tmp_path: Any) -> None:
     folder = tmp_path / ("a" * 120)
     folder.mkdir()
     before = os.getcwd()
-    path = serve({"status": dict}, folder / "host.sock")
+    path = serve({"status": nothing}, folder / "host.sock")
     assert ask_host(path, "status")["ok"]
     assert os.getcwd() == before
 
@@ -154,6 +192,7 @@ def test_status_tells_nothing_secret_and_is_journalled(state: Any) -> None:
         "sealed": False,
         "serving": True,
         "waiting_s": 0,
+        "rewrap_window_s": 0,
     }
     assert state.lines()[-1] == "status"
 
@@ -221,3 +260,41 @@ def test_a_reset_that_cannot_be_written_is_no_crash(state: Any) -> None:
 
 def test_the_wait_is_longer_than_any_request_lives() -> None:
     assert CLOCK_RESET_WAIT_S >= 300 + 60
+
+
+def test_a_rewrap_window_is_journalled_and_bounded(state: Any) -> None:
+    actions = state.actions()
+    assert actions.rewrap_window() == {"rewrap_window_s": 0}
+    assert actions.rewrap_window(minutes=240) == {"rewrap_window_s": 240 * 60}
+    assert actions.rewrap_window(minutes=1) == {"rewrap_window_s": 60}
+    state.gate.check_window()
+    assert actions.rewrap_window(minutes=0) == {"rewrap_window_s": 0}
+    assert state.lines()[1:] == ["rewrap-window-open", "rewrap-window-open", "rewrap-window-close"]
+    for minutes in (-1, 241, 10**9, 1.5, "1", True, [1]):
+        with pytest.raises(KeyServiceError) as caught:
+            actions.rewrap_window(minutes=minutes)
+        assert caught.value.reason is Reason.INVALID_BODY
+    assert state.gate.window_s == 0
+
+
+def test_a_window_that_cannot_be_journalled_stays_closed(state: Any) -> None:
+    actions = state.actions()
+    actions.rewrap_window(minutes=1)
+    state.committer.close()
+    assert actions.rewrap_window(minutes=0) == {"rewrap_window_s": 0}, "closing needs nobody's leave"
+    with pytest.raises(KeyServiceError) as caught:
+        actions.rewrap_window(minutes=1)
+    assert caught.value.reason is Reason.JOURNAL_UNAVAILABLE
+    assert state.gate.window_s == 0
+
+
+@pytest.mark.parametrize("arguments", [{"hours": 1}, {"minutes": 1, "hours": 1}, [1], None, "x"])
+def test_arguments_of_another_command_are_refused(serve: Any, arguments: Any) -> None:
+    def window(minutes: object = None) -> dict[str, object]:
+        return {"minutes": minutes}
+
+    path = serve({"window": window})
+    line = json.dumps({"arguments": arguments, "command": "window"}).encode() + b"\n"
+    assert raw(path, line) == {"ok": False, "reason": "invalid_body"}
+    assert ask_host(path, "window", minutes=3) == {"ok": True, "minutes": 3}
+    assert ask_host(path, "window") == {"ok": True, "minutes": None}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from signer.limits import Limits, Rate, TokenBuckets
+from signer.limits import Limits, Rate, Recent, TokenBuckets
 from tests.fakes.clock import StillClock
 from tests.unit.core.refusal import refused
 
@@ -43,7 +43,25 @@ def test_certificates_and_devices_are_charged_apart(clock):
     with refused("rate_limited"):
         limits.charge_certificate("f")
     limits.charge_certificate("g")
-    limits.charge_device(b"d")
-    limits.charge_device(b"d")
+    limits.charge_device(b"d", b"1")
+    limits.charge_device(b"d", b"2")
     with refused("rate_limited"):
-        limits.charge_device(b"d")
+        limits.charge_device(b"d", b"3")
+
+
+def test_a_request_is_charged_once_however_often_it_is_sent(clock):
+    limits = Limits(certificate=Rate(per_s=1, burst=1), device=Rate(per_s=1, burst=2), monotonic=clock.now)
+    for _ in range(100):
+        limits.charge_device(b"d", b"1")
+    limits.charge_device(b"d", b"2")
+    for _ in range(2):
+        with refused("rate_limited"):
+            limits.charge_device(b"d", b"3")
+    limits.charge_device(b"d", b"2")
+
+
+def test_only_the_last_requests_are_remembered():
+    recent = Recent(2)
+    for name in (b"1", b"2", b"1", b"3"):
+        recent.add(name)
+    assert [recent.has(name) for name in (b"1", b"2", b"3")] == [False, True, True]

@@ -9,7 +9,6 @@ from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.registry import Role
 from agentkeys_core.signed_change import SignedChange
-from signer.adapters.committer import Tx
 from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person, opened, with_signatures
 from tests.unit.core.refusal import refused
 
@@ -38,29 +37,9 @@ def agent(here: Opened, person: Person) -> DeviceKey:
 
 
 def second_master(here: Opened, person: Person, roles: Role) -> Person:
-    """Another master of the same operator, put there as no change of this version can."""
-    other = Person(wallet=person.wallet)
-    public = other.k11.public
-
-    def unit(tx: Tx) -> None:
-        tx.conn.execute(
-            "INSERT INTO registry_devices SELECT ?, operator_omni, actor_omni, ?, NULL, NULL, 1, ?, 0, registered_at, sequence, 0, ?, ?, ?,"
-            " ?, ? FROM registry_devices WHERE device_key_hash = ?",
-            (
-                other.device,
-                other.k10.address,
-                int(roles),
-                public.credential_id_hash,
-                public.x,
-                public.y,
-                public.rp_id_hash,
-                public.origin_hash,
-                person.device,
-            ),
-        )
-
-    here.committer.run(unit)
-    here.registry._cache.clear()
+    """Another master of the same operator; the next nonce is 3."""
+    other = person.second()
+    here.registry.apply(person.add_master(other, 2, roles=int(roles)))
     return other
 
 
@@ -152,7 +131,7 @@ def test_a_master_without_scope_management_may_freeze_but_not_grant(
     here: Opened, person: Person, agent: DeviceKey
 ) -> None:
     limited = second_master(here, person, Role.CAP_MINT | Role.RECOVERY)
-    change = person.set_scope(2, grant=("cred:a",))
+    change = person.set_scope(3, grant=("cred:a",))
     with refused(UNAUTHORISED):
         here.registry.apply(limited.approved(change))
     here.registry.apply(limited.freeze())
@@ -161,7 +140,7 @@ def test_a_master_without_scope_management_may_freeze_but_not_grant(
 
 def test_k11_of_the_very_master_whose_k10_signed_is_needed(here: Opened, person: Person, agent: DeviceKey) -> None:
     second = second_master(here, person, Role.CAP_MINT | Role.SCOPE_MGMT)
-    change = person.set_scope(2, grant=("cred:a",))
+    change = person.set_scope(3, grant=("cred:a",))
     digest = change.digest(DOMAIN)
     with refused(UNAUTHORISED):
         here.registry.apply(person.approved(change, k11=[second.touch(digest)]))
@@ -170,13 +149,8 @@ def test_k11_of_the_very_master_whose_k10_signed_is_needed(here: Opened, person:
 
 def test_a_revoked_master_approves_nothing(here: Opened, person: Person, agent: DeviceKey) -> None:
     second = second_master(here, person, Role.CAP_MINT | Role.RECOVERY | Role.SCOPE_MGMT)
-    here.committer.run(
-        lambda tx: tx.conn.execute(
-            "UPDATE registry_devices SET revoked = 1 WHERE device_key_hash = ?", (second.device,)
-        )
-    )
-    here.registry._cache.clear()
-    change = person.set_scope(2, grant=("cred:a",))
+    here.registry.apply(person.approved(person.revoke(3, second.device)))
+    change = person.set_scope(4, grant=("cred:a",))
     digest = change.digest(DOMAIN)
     for signed in (
         second.approved(change),

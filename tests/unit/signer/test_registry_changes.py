@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from agentkeys_core.audit import AuditEnvelope, AuditRow, OpKind
-from agentkeys_core.changes import AddAgent, AddMaster, SetThreshold, Teardown
+from agentkeys_core.changes import AddAgent
 from agentkeys_core.hashes import sha256
-from agentkeys_core.k11 import K11_ORIGIN, RP_ID_HASH, origin_hash
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.registry import Role, Tier
 from agentkeys_core.signed_change import SignedPair
@@ -180,12 +179,6 @@ def test_refuses_to_revoke_what_is_not_there_or_gone(here: Opened, person: Perso
         here.registry.apply(person.approved(person.revoke(3, agent.key_hash)))
 
 
-def test_the_last_master_cannot_be_revoked(here: Opened, person: Person) -> None:
-    with refused("not_implemented"):
-        here.registry.apply(person.approved(person.revoke(1, person.device)))
-    assert not here.state(person).devices[person.device].revoked
-
-
 # --- Freeze, Unfreeze
 
 
@@ -252,29 +245,6 @@ def test_an_old_freeze_does_not_freeze_again(here: Opened, person: Person) -> No
 
 
 # --- the rest
-
-
-def test_changes_of_later_versions_say_so(here: Opened, person: Person) -> None:
-    header = person.header(1)
-    operator = person.operator
-    add_master = AddMaster(
-        operator_omni=operator,
-        device=person.k10.address,
-        k11_cred_id=bytes(32),
-        k11_x=1,
-        k11_y=1,
-        k11_rp_id_hash=RP_ID_HASH,
-        k11_origin_hash=origin_hash(K11_ORIGIN),
-        roles=7,
-        **header,
-    )
-    for change in (
-        add_master,
-        SetThreshold(operator_omni=operator, threshold=1, **header),
-        Teardown(operator_omni=operator, actor_omni=operator, classes=1, **header),
-    ):
-        with refused("not_implemented"):
-            here.registry.apply(person.approved(change))
 
 
 def test_a_k11_counter_that_falls_warns_and_refuses_nothing(

@@ -75,11 +75,14 @@ def test_a_master_without_a_wallet_has_that_of_the_identity(here: Opened) -> Non
         nonce=1,
         freeze_nonce=0,
         frozen=False,
+        threshold=1,
         enrolment=Enrolment(identity_omni=identity, wallet=person.wallet.address, wallet_epoch=3),
         added=device,
         actor=person.operator,
     )
-    here.committer.run(lambda tx: write_effects(tx.conn, person.operator, effects, sequence=1, k3_epoch=9))
+    here.committer.run(
+        lambda tx: write_effects(tx.conn, person.operator, effects, sequence=1, digest=bytes(32), k3_epoch=9)
+    )
     assert here.registry.wallet(person.operator) == WalletRef(omni=identity, epoch=3)
 
 

@@ -201,6 +201,8 @@ def test_nobody_signs_with_a_wallet_that_is_the_users_own(world: World) -> None:
 def test_the_address_of_a_wallet(world: World) -> None:
     found = world.service.wallet_address(broker(), world.user.agent_actor)
     assert (found.address, found.epoch) == (wallet(world), 1)
+    with refused("invalid_omni"):
+        world.service.wallet_address(broker(), bytes(31))
 
 
 def test_only_the_op_of_the_call_and_only_for_the_broker(world: World) -> None:

@@ -23,9 +23,9 @@ from signer.ports import VaultError, VaultProblem
 from signer.private_files import read_descriptor, write_private
 from signer.profile_file import compose, parse_workers
 from signer.serving import StartError, check_state_folder, only_signer_of
-from signer.setup import create_deployment, ensure_key_file, new_k3, parse_k3
+from signer.setup import create_deployment, ensure_key_file, parse_k3
 from signer.unsealing import unsealer_of
-from signer.vault import Vault
+from signer.vault import Vault, new_k3
 
 K3 = bytes(range(32))
 WORKERS = {kind.value: f"https://{kind.value}.example.org" for kind in WorkerClass}

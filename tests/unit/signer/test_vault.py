@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.secret import Secret
 from signer.adapters.unseal_keyfile import KeyFileUnsealer
 from signer.adapters.unseal_passphrase import Argon2Cost, PassphraseUnsealer, passphrase_secret
@@ -15,7 +16,7 @@ from signer.vault import Vault
 
 K3 = {1: bytes(range(32)), 2: bytes(range(1, 33))}
 CHEAP = Argon2Cost(iterations=1, lanes=1, memory_kib=8)
-HEADER = 58
+NONCE, HEADER = 46, 58
 
 
 def unsealer(text: Any = b"a passphrase of the host", cost: Any = CHEAP) -> Any:
@@ -49,17 +50,39 @@ def test_opens_what_was_sealed(vault: Any) -> None:
     assert K3[1] not in vault.path.read_bytes()
 
 
-def test_adds_an_epoch_under_a_fresh_salt_and_nonce(vault: Any) -> None:
+def test_adds_an_epoch_without_the_passphrase_under_a_fresh_nonce(vault: Any) -> None:
     before = vault.path.read_bytes()
-    vault.add(unsealer(), 2, Secret.copy_of(K3[2]))
-    assert shown(vault.open(unsealer())) == K3
+    _, key = vault.unlock(unsealer())
+    vault.add(key, 2, Secret.copy_of(K3[2]))
+    assert shown(vault.open(unsealer())) == shown(vault.reopen(key)) == K3
     after = vault.path.read_bytes()
-    assert before[30:HEADER] != after[30:HEADER]
+    assert before[:NONCE] == after[:NONCE]
+    assert before[NONCE:HEADER] != after[NONCE:HEADER]
+
+
+def test_a_key_that_was_wiped_opens_and_adds_nothing(vault: Any) -> None:
+    _, key = vault.unlock(unsealer())
+    key.wipe()
+    assert repr(key) == "<VaultKey>"
+    for call in (lambda: vault.reopen(key), lambda: vault.add(key, 2, Secret.copy_of(K3[2]))):
+        with pytest.raises(KeyServiceError) as caught:
+            call()
+        assert caught.value.reason is Reason.SEALED
+
+
+def test_a_file_that_was_sealed_anew_does_not_open_under_the_old_key(vault: Any) -> None:
+    _, key = vault.unlock(unsealer())
+    vault.path.unlink()
+    vault.create(unsealer(), held((1,)))
+    assert problem_of(lambda: vault.reopen(key)) is VaultProblem.CANNOT_OPEN
 
 
 def test_never_generates_a_held_epoch_anew(vault: Any) -> None:
     before = vault.path.read_bytes()
-    assert problem_of(lambda: vault.add(unsealer(), 1, Secret.copy_of(K3[2]))) is VaultProblem.EPOCH_EXISTS
+    assert (
+        problem_of(lambda: vault.add(vault.unlock(unsealer())[1], 1, Secret.copy_of(K3[2])))
+        is VaultProblem.EPOCH_EXISTS
+    )
     assert vault.path.read_bytes() == before
 
 
@@ -190,7 +213,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(vault: Any, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("signer.private_files.os.fsync", fail)
-    assert problem_of(lambda: vault.add(unsealer(), 2, Secret.copy_of(K3[2]))) is VaultProblem.UNREADABLE
+    assert (
+        problem_of(lambda: vault.add(vault.unlock(unsealer())[1], 2, Secret.copy_of(K3[2]))) is VaultProblem.UNREADABLE
+    )
     assert vault.path.read_bytes() == before
     assert [path.name for path in vault.path.parent.iterdir()] == ["vault.bin"]
 

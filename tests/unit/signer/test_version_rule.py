@@ -13,7 +13,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import Op
 from signer.ledger import IssuedSalt, Versions
 from signer.releases import KeyRelease
-from signer.versions import check_acknowledgement, check_expect, check_read
+from signer.versions import check_acknowledgement, check_expect, check_legacy, check_read, check_rewrap
 from tests.unit.core.refusal import refused
 from tests.unit.signer.world import World, digest_of
 
@@ -215,3 +215,37 @@ def test_guarded_store_is_superseded_only_by_one_issued_to_replace_it(number, ex
 def test_only_an_open_salt_is_acknowledged(known, issued, digest, reason):
     with refused(reason):
         assert check_acknowledgement(known, issued, digest=digest) == (7, issued)
+
+
+@pytest.mark.parametrize(
+    ("issued", "epoch", "reason"),
+    [
+        (IssuedSalt(number=3, epoch=1, store=b"s" * 32), 1, "ok"),
+        (IssuedSalt(number=4, epoch=1, store=b"s" * 32, expect=KNOWN.store, rewrap=True), 1, "ok"),
+        (IssuedSalt(number=3, epoch=1, store=b"s" * 32), 2, "version_not_current"),
+        (IssuedSalt(number=2, epoch=1, store=b"s" * 32), 1, "version_not_current"),
+        (IssuedSalt(number=4, epoch=1, store=b"d" * 32, expect=KNOWN.store), 1, "version_not_current"),
+        (IssuedSalt(number=4, epoch=1, store=b"d" * 32, expect=b"x" * 32, rewrap=True), 1, "version_not_current"),
+        (IssuedSalt(number=2, epoch=1, store=b"s" * 32, expect=KNOWN.store, rewrap=True), 1, "version_not_current"),
+        (None, 1, "version_not_current"),
+    ],
+)
+def test_only_the_current_version_is_rewrapped(issued, epoch, reason):
+    with refused(reason):
+        assert check_rewrap(KNOWN, issued, epoch=epoch) == (KNOWN, issued)
+    with refused("version_not_current"):
+        check_rewrap(None, issued, epoch=epoch)
+
+
+@pytest.mark.parametrize(
+    ("known", "dropped", "reason"),
+    [
+        (None, False, "ok"),
+        (Versions(object_id=7, issued=1, current=0, store=None), False, "ok"),
+        (None, True, "version_not_current"),
+        (KNOWN, False, "version_not_current"),
+    ],
+)
+def test_a_legacy_envelope_is_a_first_version_or_none(known, dropped, reason):
+    with refused(reason):
+        check_legacy(known, dropped=dropped)

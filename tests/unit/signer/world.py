@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from agentkeys_runtime.identity import CallerIdentity, CallerRole
 from signer.adapters.committer import Committer
 from signer.adapters.database import Database, initialise, open_state
 from signer.admission import ServicePolicy, StsPolicy
+from signer.gate import Gate
 from signer.journal import verify_journal
 from signer.keyring import Keyring
 from signer.ledger import Journalist
@@ -152,6 +153,8 @@ class World:
         self.free_bytes = 10 * DISK_RESERVE_BYTES
         self.exchange = exchange
         self.device_rate = device
+        self.gate = Gate()
+        self.epoch = 1
         if not self.path.exists():
             initialise(self.path, registry_id=REGISTRY_ID, keyring=self.keyring, now=int(self.clock.now()))
         self.database: Database = open_state(self.path, self.keyring)
@@ -169,6 +172,7 @@ class World:
             keyring=self.keyring,
             journalist=journalist,
             snapshot=self.database.snapshot,
+            glance=self.database.glance,
             registry=registry,
             clock=self.clock,
             policy=ServicePolicy(
@@ -180,11 +184,21 @@ class World:
             limits=Limits(certificate=certificate, device=self.device_rate, monotonic=time.monotonic),
             refusals=self.refusals,
             sts=self.exchange,
+            gate=self.gate,
         )
 
     def close(self) -> None:
         self.committer.close()
         self.database.close()
+
+    def advance(self, epoch: int = 2) -> None:
+        """Make another held epoch the current one, as a rotation does."""
+        check = self.keyring.k3_check(epoch)
+        with closing(self.database.connect()) as conn:
+            conn.execute("INSERT OR IGNORE INTO k3_checks(epoch, check_value) VALUES (?, ?)", (epoch, check))
+            conn.execute("UPDATE meta SET value = ? WHERE key = 'k3_epoch'", (epoch,))
+        self.registry.set_epoch(epoch)
+        self.epoch = epoch
 
     # What devices send.
 
@@ -199,7 +213,7 @@ class World:
             "device": key.key_hash,
             "expires_at": now + 300,
             "issued_at": now,
-            "k3_epoch": 1,
+            "k3_epoch": self.epoch,
             "nonce": secrets.token_bytes(16),
             "op": op,
             "operator_omni": self.user.operator,
@@ -336,6 +350,11 @@ class Between:
         action, self._action = self._action, lambda: None
         action()
         return self._world.committer.run(unit)
+
+    def run_all(self, units):
+        action, self._action = self._action, lambda: None
+        action()
+        return self._world.committer.run_all(units)
 
 
 def row_of(data: bytes, world: "World") -> tuple[AuditRow, AuditEnvelope]:

@@ -167,7 +167,6 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"class": '"memory"'},
         {"class": '"audit"'},
         {"class": '"other"'},
         {"objects": ""},

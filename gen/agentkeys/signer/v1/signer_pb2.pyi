@@ -152,6 +152,24 @@ class GetAuditRowsResponse(_message.Message):
     next: int
     def __init__(self, rows: _Optional[_Iterable[bytes]] = ..., next: _Optional[int] = ...) -> None: ...
 
+class GetRowHashesRequest(_message.Message):
+    __slots__ = ("after", "limit")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    limit: int
+    def __init__(self, after: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class GetRowHashesResponse(_message.Message):
+    __slots__ = ("hashes", "total", "checkpoint_size")
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    hashes: bytes
+    total: int
+    checkpoint_size: int
+    def __init__(self, hashes: _Optional[bytes] = ..., total: _Optional[int] = ..., checkpoint_size: _Optional[int] = ...) -> None: ...
+
 class SignCheckpointRequest(_message.Message):
     __slots__ = ("tree_size", "root", "consistency_proof")
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]

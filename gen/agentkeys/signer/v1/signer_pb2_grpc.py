@@ -64,6 +64,11 @@ class SignerStub:
                 request_serializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetAuditRowsRequest.SerializeToString,
                 response_deserializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetAuditRowsResponse.FromString,
                 _registered_method=True)
+        self.GetRowHashes = channel.unary_unary(
+                '/agentkeys.signer.v1.Signer/GetRowHashes',
+                request_serializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetRowHashesRequest.SerializeToString,
+                response_deserializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetRowHashesResponse.FromString,
+                _registered_method=True)
         self.SignCheckpoint = channel.unary_unary(
                 '/agentkeys.signer.v1.Signer/SignCheckpoint',
                 request_serializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.SignCheckpointRequest.SerializeToString,
@@ -162,6 +167,13 @@ class SignerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRowHashes(self, request, context):
+        """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SignCheckpoint(self, request, context):
         """Signed checkpoint of the Merkle tree over all rows. Callers: worker of class audit.
         """
@@ -212,7 +224,12 @@ class SignerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeriveCredKekBatch(self, request, context):
-        """Batches: up to 256 items of 64 KiB, 1 MiB in all; each item is authorised, charged and answered by itself, in order.
+        """Batches: 1 to 256 items of at most 64 KiB each and 1 MiB in all; callers as of the single RPC. The response has exactly one
+        Item for each item of the request, in its order. Each item is authorised, charged and recorded as the single call would be,
+        and one that is refused changes nothing for the others: it has `error` where they have `response`, and the RPC itself ends
+        well. Only a message that is no batch fails as a whole: `invalid_encoding` (no item), `too_large` (too many items, or too
+        large in all), `unknown_fields` (also inside one item). What all items write is committed together; where that fails, each
+        of them has `journal_unavailable`, and none was released.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,6 +279,11 @@ def add_SignerServicer_to_server(servicer, server):
                     servicer.GetAuditRows,
                     request_deserializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetAuditRowsRequest.FromString,
                     response_serializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetAuditRowsResponse.SerializeToString,
+            ),
+            'GetRowHashes': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRowHashes,
+                    request_deserializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetRowHashesRequest.FromString,
+                    response_serializer=agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetRowHashesResponse.SerializeToString,
             ),
             'SignCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.SignCheckpoint,
@@ -476,6 +498,33 @@ class Signer:
             '/agentkeys.signer.v1.Signer/GetAuditRows',
             agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetAuditRowsRequest.SerializeToString,
             agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetAuditRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRowHashes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentkeys.signer.v1.Signer/GetRowHashes',
+            agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetRowHashesRequest.SerializeToString,
+            agentkeys_dot_signer_dot_v1_dot_signer__pb2.GetRowHashesResponse.FromString,
             options,
             channel_credentials,
             insecure,

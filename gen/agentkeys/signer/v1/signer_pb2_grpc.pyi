@@ -50,6 +50,8 @@ class SignerStub:
     """Names that the actor's scope grants, from the signer's own inventory. Callers: worker of the op's class."""
     GetAuditRows: _grpc.UnaryUnaryMultiCallable[_signer_pb2.GetAuditRowsRequest, _signer_pb2.GetAuditRowsResponse]
     """Audit rows as signed. Callers: worker of class audit."""
+    GetRowHashes: _grpc.UnaryUnaryMultiCallable[_signer_pb2.GetRowHashesRequest, _signer_pb2.GetRowHashesResponse]
+    """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit."""
     SignCheckpoint: _grpc.UnaryUnaryMultiCallable[_signer_pb2.SignCheckpointRequest, _signer_pb2.SignCheckpointResponse]
     """Signed checkpoint of the Merkle tree over all rows. Callers: worker of class audit."""
     SignSiwe: _grpc.UnaryUnaryMultiCallable[_signer_pb2.SignSiweRequest, _signer_pb2.SignSiweResponse]
@@ -65,7 +67,13 @@ class SignerStub:
     Rewrap: _grpc.UnaryUnaryMultiCallable[_signer_pb2.RewrapRequest, _signer_pb2.RewrapResponse]
     """Envelope of a held epoch in, envelope of the current epoch out, while the host's window is open. Callers: worker of that class."""
     DeriveCredKekBatch: _grpc.UnaryUnaryMultiCallable[_signer_pb2.DeriveCredKekBatchRequest, _signer_pb2.DeriveCredKekBatchResponse]
-    """Batches: up to 256 items of 64 KiB, 1 MiB in all; each item is authorised, charged and answered by itself, in order."""
+    """Batches: 1 to 256 items of at most 64 KiB each and 1 MiB in all; callers as of the single RPC. The response has exactly one
+    Item for each item of the request, in its order. Each item is authorised, charged and recorded as the single call would be,
+    and one that is refused changes nothing for the others: it has `error` where they have `response`, and the RPC itself ends
+    well. Only a message that is no batch fails as a whole: `invalid_encoding` (no item), `too_large` (too many items, or too
+    large in all), `unknown_fields` (also inside one item). What all items write is committed together; where that fails, each
+    of them has `journal_unavailable`, and none was released.
+    """
     SignAuditRowBatch: _grpc.UnaryUnaryMultiCallable[_signer_pb2.SignAuditRowBatchRequest, _signer_pb2.SignAuditRowBatchResponse]
     VerifyK10SigBatch: _grpc.UnaryUnaryMultiCallable[_signer_pb2.VerifyK10SigBatchRequest, _signer_pb2.VerifyK10SigBatchResponse]
 
@@ -86,6 +94,8 @@ class SignerAsyncStub(SignerStub):
     """Names that the actor's scope grants, from the signer's own inventory. Callers: worker of the op's class."""
     GetAuditRows: _aio.UnaryUnaryMultiCallable[_signer_pb2.GetAuditRowsRequest, _signer_pb2.GetAuditRowsResponse]  # type: ignore[assignment]
     """Audit rows as signed. Callers: worker of class audit."""
+    GetRowHashes: _aio.UnaryUnaryMultiCallable[_signer_pb2.GetRowHashesRequest, _signer_pb2.GetRowHashesResponse]  # type: ignore[assignment]
+    """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit."""
     SignCheckpoint: _aio.UnaryUnaryMultiCallable[_signer_pb2.SignCheckpointRequest, _signer_pb2.SignCheckpointResponse]  # type: ignore[assignment]
     """Signed checkpoint of the Merkle tree over all rows. Callers: worker of class audit."""
     SignSiwe: _aio.UnaryUnaryMultiCallable[_signer_pb2.SignSiweRequest, _signer_pb2.SignSiweResponse]  # type: ignore[assignment]
@@ -101,7 +111,13 @@ class SignerAsyncStub(SignerStub):
     Rewrap: _aio.UnaryUnaryMultiCallable[_signer_pb2.RewrapRequest, _signer_pb2.RewrapResponse]  # type: ignore[assignment]
     """Envelope of a held epoch in, envelope of the current epoch out, while the host's window is open. Callers: worker of that class."""
     DeriveCredKekBatch: _aio.UnaryUnaryMultiCallable[_signer_pb2.DeriveCredKekBatchRequest, _signer_pb2.DeriveCredKekBatchResponse]  # type: ignore[assignment]
-    """Batches: up to 256 items of 64 KiB, 1 MiB in all; each item is authorised, charged and answered by itself, in order."""
+    """Batches: 1 to 256 items of at most 64 KiB each and 1 MiB in all; callers as of the single RPC. The response has exactly one
+    Item for each item of the request, in its order. Each item is authorised, charged and recorded as the single call would be,
+    and one that is refused changes nothing for the others: it has `error` where they have `response`, and the RPC itself ends
+    well. Only a message that is no batch fails as a whole: `invalid_encoding` (no item), `too_large` (too many items, or too
+    large in all), `unknown_fields` (also inside one item). What all items write is committed together; where that fails, each
+    of them has `journal_unavailable`, and none was released.
+    """
     SignAuditRowBatch: _aio.UnaryUnaryMultiCallable[_signer_pb2.SignAuditRowBatchRequest, _signer_pb2.SignAuditRowBatchResponse]  # type: ignore[assignment]
     VerifyK10SigBatch: _aio.UnaryUnaryMultiCallable[_signer_pb2.VerifyK10SigBatchRequest, _signer_pb2.VerifyK10SigBatchResponse]  # type: ignore[assignment]
 
@@ -155,6 +171,14 @@ class SignerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_signer_pb2.GetAuditRowsResponse, _abc.Awaitable[_signer_pb2.GetAuditRowsResponse]]:
         """Audit rows as signed. Callers: worker of class audit."""
+
+    @_abc_1.abstractmethod
+    def GetRowHashes(
+        self,
+        request: _signer_pb2.GetRowHashesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signer_pb2.GetRowHashesResponse, _abc.Awaitable[_signer_pb2.GetRowHashesResponse]]:
+        """Hashes of all rows in the order of writing: the leaves of the tree of SignCheckpoint. Callers: worker of class audit."""
 
     @_abc_1.abstractmethod
     def SignCheckpoint(
@@ -218,7 +242,13 @@ class SignerServicer(metaclass=_abc_1.ABCMeta):
         request: _signer_pb2.DeriveCredKekBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_signer_pb2.DeriveCredKekBatchResponse, _abc.Awaitable[_signer_pb2.DeriveCredKekBatchResponse]]:
-        """Batches: up to 256 items of 64 KiB, 1 MiB in all; each item is authorised, charged and answered by itself, in order."""
+        """Batches: 1 to 256 items of at most 64 KiB each and 1 MiB in all; callers as of the single RPC. The response has exactly one
+        Item for each item of the request, in its order. Each item is authorised, charged and recorded as the single call would be,
+        and one that is refused changes nothing for the others: it has `error` where they have `response`, and the RPC itself ends
+        well. Only a message that is no batch fails as a whole: `invalid_encoding` (no item), `too_large` (too many items, or too
+        large in all), `unknown_fields` (also inside one item). What all items write is committed together; where that fails, each
+        of them has `journal_unavailable`, and none was released.
+        """
 
     @_abc_1.abstractmethod
     def SignAuditRowBatch(
