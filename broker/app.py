@@ -28,6 +28,7 @@ from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.passkey import PasskeyDesk
@@ -36,12 +37,13 @@ from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_keys
 from broker.passkeys import RelyingParty
+from broker.ports import EnrolAttester
 from broker.proofs import Proofs
 from broker.quota import Quota
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
-from broker.web.enrolment_routes import enrolment_endpoints
+from broker.web.enrolment_routes import email_enrolment_endpoints, enrolment_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.passkey_routes import passkey_endpoints
@@ -105,12 +107,14 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
                 cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
             ),
             *session_endpoints(sessions),
-            *_identity(config, engine, proofs, sessions),
+            *_identity(config, engine, proofs, sessions, client),
         )
         yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))
 
 
-def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk) -> tuple[Endpoint, ...]:
+def _identity(
+    config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk, attester: EnrolAttester
+) -> tuple[Endpoint, ...]:
     """Pairing, and the ceremonies that the host configured."""
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=time.time)
     counters = SqlCounters(engine)
@@ -143,6 +147,8 @@ def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: Se
         *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages),
         *pairing_endpoints(pairing, sessions),
     ]
+    if email is not None:
+        found += email_enrolment_endpoints(EmailEnrolment(steps=steps, attester=attester))
     party = RelyingParty.of(config.origin)
     if party is not None:
         passkey = PasskeyDesk(

@@ -179,13 +179,6 @@ class OpenIdProvider(Protocol):
         """The ID token for a code: of this issuer, for us, fresh, with that nonce."""
 
 
-class Attestor(Protocol):
-    """The signer, as far as first binds need it."""
-
-    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
-        """The initial wallet's 65-byte signature over an Enrol change."""
-
-
 class AddressSource(Protocol):
     """Addresses, which release nothing."""
 

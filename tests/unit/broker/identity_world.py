@@ -19,15 +19,18 @@ from broker.adapters.store.engine import open_engine
 from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
 from broker.identity_settings import MailSettings, ProviderSettings
 from broker.keys import K1Keys
 from broker.passkeys import RelyingParty
+from broker.ports import EnrolAttester
 from broker.proofs import Proofs
 from broker.sessions import SessionDesk
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.enrolment_routes import email_enrolment_endpoints
 from broker.web.pages import Pages
 from broker.web.passkey_routes import passkey_endpoints
 from broker.web.session_routes import session_endpoints
@@ -84,6 +87,7 @@ def identity_world(
     provider: ProviderSettings | None = None,
     at: float | None = None,
     passkeys: str = BROKER_ORIGIN,
+    attester: EnrolAttester | None = None,
 ) -> Iterator[IdentityWorld]:
     engine, clock = open_engine(database), StillClock() if at is None else StillClock(at)
     proofs = Proofs(origin=BROKER_ORIGIN, challenge_key=bytes(32), redemptions=SqlRedemptions(engine), clock=clock.now)
@@ -120,11 +124,13 @@ def identity_world(
         clock=clock.now,
     )
     pages = Pages(origin=BROKER_ORIGIN)
-    endpoints = (
+    endpoints = [
         *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages),
         *session_endpoints(desk),
         *passkey_endpoints(passkey, pages),
-    )
+    ]
+    if attester is not None:
+        endpoints += email_enrolment_endpoints(EmailEnrolment(steps=steps, attester=attester))
     app = create_app("broker", endpoints, clock=clock.now)
     with AppClient(app) as client:
         yield IdentityWorld(client, clock, engine, app)
