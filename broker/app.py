@@ -33,6 +33,7 @@ from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
+from broker.change_feed import ChangeFeed
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_keys
@@ -44,6 +45,7 @@ from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
 from broker.web.enrolment_routes import email_enrolment_endpoints, enrolment_endpoints
+from broker.web.event_routes import event_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.passkey_routes import passkey_endpoints
@@ -75,7 +77,8 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
         stack.callback(engine.dispose)
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
-        follower = stack.enter_context(RegistryFollower(channel))
+        feed = ChangeFeed()
+        follower = stack.enter_context(RegistryFollower(channel, on_change=feed.publish))
         stack.callback(channel.close)  # first of all: what still waits for the signer ends with it
         if not follower.wait_ready(FIRST_WORD_S):
             log_event(_LOG, "registry_not_heard", level=logging.WARNING)
@@ -107,6 +110,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
                 cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
             ),
             *session_endpoints(sessions),
+            *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
             *_identity(config, engine, proofs, sessions, client),
         )
         yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))

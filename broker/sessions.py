@@ -112,6 +112,15 @@ class SessionDesk:
         """
         return self._visitor(claim, "request", expired=False)
 
+    def check(self, session: Session) -> None:
+        """Return while this session lasts, and its device is registered.
+
+        Raises:
+            KeyServiceError: `session_invalid`, `device_unknown`, `device_revoked`; registry reasons; `overloaded`.
+        """
+        self._lasting(session.id)
+        self._device(session.device)
+
     def of_user(self, visitor: Visitor) -> Sequence[Session]:
         """All sessions of the visitor's user that have not ended."""
         return self._sessions.of_operator(visitor.operator.operator_omni, now=int(self._clock()))
@@ -127,14 +136,18 @@ class SessionDesk:
         proof = self._proofs.check(claim, purpose)
         if proof.device != claims.device:
             raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")
-        session = self._sessions.find(claims.session)
-        if session is None or session.revoked_at is not None or now >= session.expires_at:
-            raise KeyServiceError(Reason.SESSION_INVALID, "the session has ended")
+        session = self._lasting(claims.session)
         device, operator = self._device(proof.device)
         if (session.device, session.operator) != (device.device_key_hash, operator.operator_omni):
             raise KeyServiceError(Reason.SESSION_INVALID, "the session is another device's")
         self._proofs.use_up(proof)
         return Visitor(session=session, device=device, operator=operator)
+
+    def _lasting(self, session_id: bytes) -> Session:
+        session = self._sessions.find(session_id)
+        if session is None or session.revoked_at is not None or int(self._clock()) >= session.expires_at:
+            raise KeyServiceError(Reason.SESSION_INVALID, "the session has ended")
+        return session
 
     def _device(self, device_key_hash: bytes) -> tuple[DeviceRecord, OperatorState]:
         operator = self._registry.lookup_device(device_key_hash)

@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
-from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Page, named_once
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Events, Page, named_once
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 from agentkeys_runtime.web.reading import Readers
@@ -31,6 +31,7 @@ _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
 _DISCONNECTED: Final = 400
 _JSON: Final = "application/json"
+_EVENT_STREAM: Final = "text/event-stream"
 _FORM: Final = "application/x-www-form-urlencoded"
 #: Pages load one style sheet of ours and send forms back to us; nothing runs in them but for those that ask for it.
 _PAGE_POLICY: Final = (
@@ -160,14 +161,31 @@ class _Served:
         try:
             with self._gate:  # only what is here in full: whoever sends slowly holds no place
                 found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
-            # here, as an answer that is no JSON is an error like any other
-            return _page(found) if isinstance(found, Page) else JSONResponse(found)
+            if isinstance(found, Page):
+                return _page(found)
+            if isinstance(found, Events):
+                return _EventResponse(found)
+            return JSONResponse(found)  # here, as an answer that is no JSON is an error like any other
         except KeyServiceError:
             raise
         except Exception as error:
             log_event(_LOG, "failed", level=logging.ERROR, id=trace.id, error=type(error).__name__)
             _LOG.error("where it failed", exc_info=error)
             raise KeyServiceError(Reason.INTERNAL) from error
+
+
+class _EventResponse(StreamingResponse):
+    """Sends events while somebody listens. It holds no place of the gate, and no thread but while it looks."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(events, media_type=_EVENT_STREAM)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._events.close()
 
 
 def _page(page: Page) -> Response:

@@ -14,6 +14,7 @@ API_VERSION: Final = "1"
 _EVERY: Final = ("get", "put", "post", "delete", "options", "head", "patch")
 _VARIABLE: Final = re.compile(r"\{([a-z_]+)\}")
 _PAGE: Final = {"description": "A page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
+_EVENTS: Final = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 _PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
 PROBLEM: Final[Mapping[str, object]] = {
@@ -77,6 +78,8 @@ def _operation(endpoint: Endpoint, method: str) -> dict[str, object]:
         operation["requestBody"] = {"required": True, "content": {media: {"schema": endpoint.request}}}
     if endpoint.refusal is not None:
         operation["responses"] = {"2XX": _PAGE, "3XX": _PAGE, "4XX": _PAGE, "5XX": _PAGE}
+    elif endpoint.events:
+        operation["responses"] = {"200": _EVENTS, **_refusals()}
     elif endpoint.response is None:
         operation["responses"] = {str(status_of(Reason.GONE)): _problem("Gone")}
     else:

@@ -12,10 +12,12 @@ from starlette.types import ASGIApp
 
 
 @contextmanager
-def https_app(app: ASGIApp, listener: socket.socket, *hosts: str) -> Iterator[None]:
-    """Serve `app` at `listener` under a certificate for `hosts`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert(*hosts).configure_cert(context)
+def https_app(app: ASGIApp, listener: socket.socket, *hosts: str) -> Iterator[ssl.SSLContext]:
+    """Serve `app` at `listener` under a certificate for `hosts`; yields what its clients trust."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*hosts).configure_cert(context)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
     config = uvicorn.Config(
         app,
         ssl_context_factory=lambda _config, _default: context,
@@ -27,7 +29,7 @@ def https_app(app: ASGIApp, listener: socket.socket, *hosts: str) -> Iterator[No
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield
+        yield trust
     finally:
         server.should_exit = True
         thread.join(20)
