@@ -30,6 +30,7 @@ MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
 _DISCONNECTED: Final = 400
+_NOT_ALLOWED: Final = 405
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -83,7 +84,7 @@ def create_app(
     )
     gate = _Gate(max_in_flight)
     app = Starlette(
-        routes=[_route(endpoint, gate) for endpoint in (*endpoints, own)],
+        routes=_routes((*endpoints, own), gate),
         exception_handlers={
             KeyServiceError: lambda request, error: _problem(request, _as_refusal(error), clock()),
             HTTPException: lambda request, error: _http_problem(request, error, clock()),
@@ -117,13 +118,30 @@ class _Gate:
         return self._threads
 
 
-def _route(endpoint: Endpoint, gate: _Gate) -> Route:
-    methods = None if endpoint.method == ANY_METHOD else [endpoint.method]
-    return Route(endpoint.path, endpoint=_Served(endpoint, gate), methods=methods)
+def _routes(endpoints: Sequence[Endpoint], gate: _Gate) -> list[Route]:
+    """One route a path. Literal paths come first: a name that a variable would match as well belongs to them alone."""
+    paths: dict[str, dict[str, _Served]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _Served(endpoint, gate)
+    return [Route(path, endpoint=_Path(paths[path])) for path in sorted(paths, key=lambda path: "{" in path)]
+
+
+class _Path:
+    """Every method of one path; a class, as Starlette gives functions the method GET unasked."""
+
+    def __init__(self, served: "Mapping[str, _Served]") -> None:
+        self._served = {**served, "HEAD": served["GET"]} if "GET" in served else served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served = self._served.get(ANY_METHOD) or self._served.get(scope["method"])
+        if served is None:
+            allowed = ", ".join(sorted(self._served))
+            raise HTTPException(_NOT_ALLOWED, headers={"Allow": allowed})
+        await served(scope, receive, send)
 
 
 class _Served:
-    """One endpoint as an ASGI application; a class, as Starlette gives functions the method GET unasked."""
+    """One endpoint as an ASGI application."""
 
     def __init__(self, endpoint: Endpoint, gate: _Gate) -> None:
         self._endpoint = endpoint

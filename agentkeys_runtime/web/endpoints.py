@@ -95,6 +95,8 @@ class Endpoint:
     """Schema of the variable part of the path, by default 32 bytes in hex."""
     queried: bool = False
     """Whether a query is read; else it is ignored."""
+    media: str = "text/html"
+    """What a page of this endpoint is, where it refuses none."""
     events: bool = False
     """Whether it answers with server-sent events."""
     refusal: Callable[[KeyServiceError], Page] | None = field(default=None, repr=False)

@@ -64,6 +64,7 @@ def ceremony_endpoints(
             summary="The style sheet of the pages.",
             handler=lambda _: Page(html=STYLE, media="text/css"),
             refusal=pages.refused,
+            media="text/css",
             quiet=True,
         ),
     ]

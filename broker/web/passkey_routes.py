@@ -62,6 +62,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             summary="The script of that page.",
             handler=lambda _: Page(html=_SCRIPT, media="text/javascript"),
             refusal=pages.refused,
+            media="text/javascript",
             quiet=True,
         ),
         Endpoint(

@@ -1,4 +1,4 @@
-"""An application behind a real HTTPS port on loopback, in a thread of this process."""
+"""An application behind a real port on loopback, in a thread of this process; with TLS where a page or a stream needs it."""
 
 import socket
 import ssl
@@ -18,9 +18,16 @@ def https_app(app: ASGIApp, listener: socket.socket, *hosts: str) -> Iterator[ss
     authority.issue_cert(*hosts).configure_cert(context)
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
+    with http_app(app, listener, context):
+        yield trust
+
+
+@contextmanager
+def http_app(app: ASGIApp, listener: socket.socket, context: ssl.SSLContext | None = None) -> Iterator[None]:
+    """Serve `app` at `listener`, without TLS where no context is given."""
     config = uvicorn.Config(
         app,
-        ssl_context_factory=lambda _config, _default: context,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=1,
@@ -29,7 +36,7 @@ def https_app(app: ASGIApp, listener: socket.socket, *hosts: str) -> Iterator[ss
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield trust
+        yield
     finally:
         server.should_exit = True
         thread.join(20)
