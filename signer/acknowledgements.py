@@ -53,7 +53,8 @@ def _of_known(tx: Transaction, attempt: Attempt, request: CapRequest, known: Cap
         row = ledger.row(known.outcome_row_id)
         if known.outcome != result:
             raise KeyServiceError(Reason.CAP_REPLAYED, "another result was recorded", row=row)
-        _end_hold(tx, request, known)  # a delete that was carried out
+        if result is OpResult.SUCCESS:
+            _end_hold(tx, request, known)  # a delete that was carried out
         return row
     if result is not OpResult.SUCCESS:
         if Burn.DERIVE_CRED_KEK not in known.burned:  # without a key nothing was written that could still arrive
@@ -86,7 +87,7 @@ def _make_current(tx: Transaction, request: CapRequest, known: CapRecord) -> Non
 
 
 def _end_hold(tx: Transaction, request: CapRequest, known: CapRecord) -> None:
-    if Burn.STS_CREDENTIALS in known.burned:
+    if known.burned & (Burn.STS_CREDENTIALS | Burn.DERIVE_CRED_KEK):
         tx.ledger.end_hold(_ref(request), request.digest)
 
 

@@ -1,7 +1,9 @@
 """Holds, pure: which cap has an object of the object store for itself (docs/adr/0008).
 
 Workers share nothing but the signer, and a cloud session opens no lock and no read beside its one verb. So the session
-of a store or delete is the lock: it holds its object until the cap's `SignAuditRow`, or for `HOLD_S`.
+of a store or delete is the lock: it holds its object until the cap's `SignAuditRow`, or for `HOLD_S`. A store without a
+session, whose worker has a lock of its own, holds it against reads alone: they must not make an earlier, unacknowledged
+store current that this one is about to overwrite.
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """The cap digest whose session holds an object, and until when, in Unix seconds."""
+    """The cap digest that holds an object, and until when, in Unix seconds."""
 
     digest: bytes
     until: float

@@ -137,6 +137,8 @@ def release_write(
     burned = check_unburned(ledger, request.digest, Burn.DERIVE_CRED_KEK, final=True)
     recheck(tx, admitted)  # after the burn: what this very cap has stored must not demand K11 of it
     check_expect(ledger.versions(ref), expect)
+    if burned is None or Burn.STS_CREDENTIALS not in burned.burned:
+        _keep_reads_out(tx, ref, request.digest)
     salt, epoch = secrets.token_bytes(SALT_LENGTH), tx.epoch
     key = keyring.object_key(epoch, ref.object_class, ref.owner, request.service, salt)
     ledger.add_salt(ref, salt=salt, epoch=epoch, store=request.digest, expect=expect)
@@ -152,6 +154,24 @@ def release_write(
         )
     )
     return KeyRelease(key=key.key, commitment=key.commitment, salt=salt, epoch=epoch, row=ledger.row(tx.last_row_id))
+
+
+def _keep_reads_out(tx: Transaction, ref: ObjectRef, digest: bytes) -> None:
+    """Until this store is acknowledged no read makes an earlier one current, which this one would overwrite and lose.
+
+    Without a session the worker's own lock keeps other stores out; a hold that stands there is of a store whose worker
+    died, unless a session made it.
+    """
+    hold = tx.ledger.hold(ref)
+    if hold is not None and hold.digest != digest and tx.at < hold.until and _made_by_session(tx.ledger, hold):
+        return
+    tx.ledger.put_hold(ref, Hold(digest=digest, until=tx.at + HOLD_S))
+
+
+def _made_by_session(ledger: LedgerReader, hold: Hold) -> bool:
+    """Whether the hold keeps other sessions out; that of a store without one keeps out reads alone."""
+    known = ledger.cap(hold.digest)
+    return known is not None and Burn.STS_CREDENTIALS in known.burned
 
 
 def release_session(tx: Transaction, attempt: Attempt, admitted: Admitted) -> bytes:
@@ -195,7 +215,9 @@ def check_session(ledger: LedgerReader, request: CapRequest, ref: ObjectRef, *, 
     else:
         final = request.rule.effect is Effect.WRITE
         known = check_unburned(ledger, request.digest, Burn.STS_CREDENTIALS, final=final)
-    check_free(ledger.hold(ref), request.digest, now=now)
+    hold = ledger.hold(ref)
+    if hold is not None and _made_by_session(ledger, hold):
+        check_free(hold, request.digest, now=now)
     return known
 
 

@@ -1,8 +1,9 @@
-"""House rules that no linter knows: module sizes, locks without index addresses, private keys, links in the docs."""
+"""House rules that no linter knows: module sizes, locks, private keys, links in the docs, rows of mutations."""
 
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,5 +40,20 @@ def findings(files: list[Path]) -> list[str]:
     return found
 
 
+def stale_mutations() -> list[str]:
+    """Name each row whose check does not stand exactly once, or whose test is gone: it would prove nothing."""
+    found = []
+    for table in sorted((ROOT / "tests" / "mutations").glob("*.toml")):
+        for row in tomllib.loads(table.read_text())["mutation"]:
+            target, (test, _, name) = ROOT / row["file"], row["test"].partition("::")
+            times = target.read_text().count(row["find"]) if target.is_file() else 0
+            if times != 1:
+                found.append(f"{table.name}: {row['why']}: its check stands {times} times in {row['file']}")
+            function = name.partition("[")[0].rpartition("::")[2]
+            if not (ROOT / test).is_file() or f"def {function}" not in (ROOT / test).read_text():
+                found.append(f"{table.name}: {row['why']}: no test {row['test']}")
+    return found
+
+
 if __name__ == "__main__":
-    sys.exit("\n".join(findings(tracked())) or 0)
+    sys.exit("\n".join(findings(tracked()) + stale_mutations()) or 0)

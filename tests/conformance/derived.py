@@ -35,12 +35,20 @@ def es256_key(k3: bytes, purpose: str) -> ES256PublicKey:
     return ES256PublicKey.of(ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1()).public_key())
 
 
+def journal_mac(k3: bytes, registry_id: str, *, incarnation: int, sequence: int, head: bytes) -> bytes:
+    """The MAC of a journal head as streams carry it."""
+    return _mac(k3, b"agentkeys.journal.stream.v1\x00", registry_id, incarnation, sequence, head)
+
+
 def head_mac(k3: bytes, registry_id: str, *, incarnation: int, sequence: int, head: bytes) -> bytes:
     """The MAC of a registry head."""
+    return _mac(k3, b"agentkeys.registry-head.v1\x00", registry_id, incarnation, sequence, head)
+
+
+def _mac(k3: bytes, tag: bytes, registry_id: str, incarnation: int, sequence: int, head: bytes) -> bytes:
     key = hkdf_sha256(k3, salt=b"agentkeys.journal-salt.v1", info=b"agentkeys.journal.v1", length=32)
-    message = b"agentkeys.registry-head.v1\x00" + sha256(registry_id.encode()).digest()
-    message += incarnation.to_bytes(8, "big") + sequence.to_bytes(8, "big") + head
-    return hmac.digest(key, message, "sha256")
+    place = incarnation.to_bytes(8, "big") + sequence.to_bytes(8, "big")
+    return hmac.digest(key, tag + sha256(registry_id.encode()).digest() + place + head, "sha256")
 
 
 def chained(previous: bytes, *, sequence: int, operator: bytes, digest: bytes) -> bytes:

@@ -22,4 +22,9 @@ NOT_OF_THE_SIGNER: Final[Mapping[Reason, str]] = {
     Reason.OBJECT_STORE_UNAVAILABLE: "workers",
     Reason.SIGNER_UNREACHABLE: "clients of the signer",
     Reason.NOT_FOUND: "HTTP",
+    Reason.SESSION_INVALID: "broker",
+    Reason.PROOF_INVALID: "broker",
+    Reason.CEREMONY_ENDED: "broker",
+    Reason.PROVIDER_UNREACHABLE: "broker",
+    Reason.MAIL_UNREACHABLE: "broker",
 }

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentkeys_core.checkpoint import Checkpoint
 from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.jwks import jwks_document
+from agentkeys_core.keys import ES256PublicKey
 from device import checkpoints
 from device.audit_trail import export_own
 from device.checkpoints import FILE, Coverage, Seen, cover, latest
@@ -136,6 +139,7 @@ def test_what_the_audit_worker_bends_is_noticed(master: Member, monkeypatch: pyt
 
     monkeypatch.setattr(checkpoints, "check_refusal", bent)
     if bend == "key":
-        monkeypatch.setattr(master.device.keys, "_keys", {})
-        monkeypatch.setattr(master.device.keys, "_fetched", True)
+        other = ES256PublicKey.of(ec.generate_private_key(ec.SECP256R1()).public_key())
+        monkeypatch.setattr(master.device.keys, "_keys", {other.kid: other})
+        monkeypatch.setattr(master.device.keys, "_fetch", lambda: jwks_document([other]))
     untrusted(lambda: cover(master.device, rows))

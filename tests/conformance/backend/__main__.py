@@ -111,7 +111,7 @@ def build(config: Config, broken: set[str]) -> Built:
     buckets = Buckets(config.device_burst, config.device_per_s)
     checks = Checks(keys=keys, operators=operators, cosigners=cosigners, buckets=buckets, broken=broken)
     rewrapper = Rewrapper(keys, memory, operators, broken)
-    registry = Registry(operators, keys, config.streams_per_caller)
+    registry = Registry(operators, memory, keys, config.streams_per_caller)
     signer = Signer(
         keys=keys,
         memory=memory,

@@ -51,6 +51,7 @@ BREAKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "skip-device-signature": ("Order/device-signature-alone",),
     "threshold-ignored": ("ApplyChange/one-K11-against-a-threshold-of-two",),
     "unchained-rows": ("DeriveCredKek/rows-are-chained-an-actor,-without-a-gap",),
+    "under-way-ignored": ("DeriveCredKek/reading-a-newer-version-while-another-store-is-under-way",),
     "unknown-fields-accepted": ("DeriveCredKek/refuses-an-unknown-field",),
     "unsigned-rows": ("DeriveCredKek/the-row-says-who,-what-and-which-version",),
     "window-ignored": ("Rewrap/the-window-is-closed",),

@@ -73,6 +73,7 @@ class Memory:
         self.objects: dict[Ref, Stored] = {}
         self.dropped: set[Ref] = set()
         self.holds: dict[Ref, tuple[bytes, float]] = {}
+        self.under_way: dict[Ref, tuple[bytes, float]] = {}
         self.used: defaultdict[bytes, Used] = defaultdict(Used)
         self.chains: defaultdict[bytes, list[AuditRow]] = defaultdict(list)
         self.log: list[tuple[bytes, AuditRow]] = []
@@ -88,10 +89,21 @@ class Memory:
         self.check_free(ref, digest)
         self.holds[ref] = (digest, time.monotonic() + HOLD_S)
 
+    def check_nothing_under_way(self, ref: Ref, store: bytes) -> None:
+        """No other store has a key and may still write."""
+        digest, until = self.under_way.get(ref, (store, 0.0))
+        if digest != store and time.monotonic() < until and "under-way-ignored" not in self._broken:
+            refuse(Reason.OVERLOADED)
+
+    def begin(self, ref: Ref, digest: bytes) -> None:
+        """That store has its key."""
+        self.under_way[ref] = (digest, time.monotonic() + HOLD_S)
+
     def let_go(self, ref: Ref, digest: bytes) -> None:
-        """End that cap's hold."""
-        if self.holds.get(ref, (b"", 0.0))[0] == digest:
-            del self.holds[ref]
+        """End that cap's hold, and what it had under way."""
+        for kept in (self.holds, self.under_way):
+            if kept.get(ref, (b"", 0.0))[0] == digest:
+                del kept[ref]
 
     def issue(self, ref: Ref, *, store: bytes, expect: bytes | None, rewrapped: bool = False) -> Version:
         """A new version of an object."""

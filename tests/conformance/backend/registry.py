@@ -11,6 +11,7 @@ from typing import Any, Final
 from agentkeys.signer.v1 import registry_pb2 as pb
 from agentkeys_core.errors import Reason
 from tests.conformance.backend.keys import Keys
+from tests.conformance.backend.memory import Memory
 from tests.conformance.backend.operators import Operators
 from tests.conformance.backend.peers import Peer
 from tests.conformance.backend.records import Device, Operator
@@ -24,7 +25,8 @@ BEAT_S: Final = 1.0
 class Registry:
     """Implements the Registry service. `sealed` is what a client with a newer head brings about."""
 
-    def __init__(self, operators: Operators, keys: Keys, streams: int) -> None:
+    def __init__(self, operators: Operators, memory: Memory, keys: Keys, streams: int) -> None:
+        self._memory = memory
         self._operators = operators
         self._keys = keys
         self._most = streams
@@ -41,10 +43,17 @@ class Registry:
             head=self._head(*self._operators.head),
         )
 
-    def _mac(self, sequence: int, head: bytes, epoch: int) -> bytes:
+    def _mac(self, sequence: int, head: bytes, epoch: int, *, tag: bytes = b"agentkeys.registry-head.v1\x00") -> bytes:
         registry = hashlib.sha256(self._operators.registry_id.encode()).digest()
         numbers = self._operators.incarnation.to_bytes(8, "big") + sequence.to_bytes(8, "big")
-        return self._keys.mac(epoch, b"agentkeys.registry-head.v1\x00" + registry + numbers + head)
+        return self._keys.mac(epoch, tag + registry + numbers + head)
+
+    def _journal(self) -> pb.JournalHead:
+        """As many lines as there are rows: this journal keeps nothing else. Under the oldest epoch that is held."""
+        rows, epoch = self._memory.log, 1
+        sequence, line = len(rows), rows[-1][1].row_hash if rows else bytes(32)
+        mac = self._mac(sequence, line, epoch, tag=b"agentkeys.journal.stream.v1\x00")
+        return pb.JournalHead(sequence=sequence, hash=line, mac=mac, epoch=epoch)
 
     def _head(self, sequence: int, head: bytes) -> pb.RegistryHead:
         epoch = self._keys.current
@@ -101,6 +110,7 @@ class Registry:
             self._open[peer.name] += 1
         try:
             self._compare(asked.known)
+            self._compare_journal(asked.known_journal)
             after = asked.after
             while context.is_active() and not self.sealed:
                 news = self._operators.changes[after:] if after < len(self._operators.changes) else []
@@ -126,9 +136,22 @@ class Registry:
             self.sealed = True
             refuse(Reason.REGISTRY_ROLLED_BACK)
 
+    def _compare_journal(self, known: pb.JournalHead) -> None:
+        """The same of the journal."""
+        if not known.sequence or not self._keys.holds(known.epoch):
+            return
+        mac = self._mac(known.sequence, known.hash, known.epoch, tag=b"agentkeys.journal.stream.v1\x00")
+        rows = self._memory.log
+        if hmac.compare_digest(mac, known.mac) and (
+            known.sequence > len(rows) or rows[known.sequence - 1][1].row_hash != known.hash
+        ):
+            self.sealed = True
+            refuse(Reason.REGISTRY_ROLLED_BACK)
+
     def _event(self, change: Any) -> pb.ChangeEvent:
         event = pb.ChangeEvent(
             head=self._head(*self._operators.head),
+            journal=self._journal(),
             server_time=int(time.time()),
             k3_epoch=self._keys.current,
             incarnation=self._operators.incarnation,

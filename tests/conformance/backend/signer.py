@@ -110,6 +110,7 @@ class Signer:
             if guarded and version.expect != stored.store:
                 refuse(Reason.VERSION_NOT_CURRENT)
             self._memory.check_free(admitted.ref, version.store)
+            self._memory.check_nothing_under_way(admitted.ref, version.store)
             self._make_current(stored, version)
         return version
 
@@ -137,6 +138,7 @@ class Signer:
         used = self._memory.used[cap.digest]
         used.spent.add("key")
         used.row, used.version = answer.row, version
+        self._memory.begin(ref, cap.digest)
         return answer
 
     def _answer(self, admitted: Asked, version: Version) -> pb.DeriveCredKekResponse:

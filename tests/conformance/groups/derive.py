@@ -158,6 +158,15 @@ def read_makes_current(site: Site) -> Callable[[], Any]:
     return fetch(site, user, first)
 
 
+@case(KEK, "reading a newer version while another store is under way", gives=Reason.OVERLOADED)
+def read_while_under_way(site: Site) -> Callable[[], Any]:
+    """It would become current, and be overwritten by a store that is then refused."""
+    user = master(site)
+    written = store(site, user, done=False)
+    store(site, user, done=False)
+    return fetch(site, user, written)
+
+
 @case(KEK, "a first store that lost its race supersedes nothing", gives=Reason.VERSION_NOT_CURRENT)
 def lost_race(site: Site) -> Callable[[], Any]:
     user = master(site)

@@ -8,6 +8,7 @@ from agentkeys.signer.v1 import registry_pb2, signer_pb2
 from agentkeys_core.errors import Reason
 from tests.conformance import derived
 from tests.conformance.cases import case, equal, expect
+from tests.conformance.groups.objects import store
 from tests.conformance.people import master, stranger
 from tests.conformance.site import BROKER, PATIENCE_S, Site
 
@@ -61,6 +62,36 @@ def heads(site: Site) -> None:
         head=head.hash,
     )
     equal(head.mac, mac, "MAC")
+
+
+@case(WATCH, "events carry the journal's head, which grows with every release, under a MAC", needs="k3")
+def journal_heads(site: Site) -> None:
+    user = master(site)
+    seen = []
+    for _ in range(2):
+        (beat,) = watched(site, 1, after=2**62)
+        head = beat.journal
+        mac = derived.journal_mac(
+            site.manifest.k3[head.epoch],
+            site.registry_id,
+            incarnation=beat.incarnation,
+            sequence=head.sequence,
+            head=head.hash,
+        )
+        equal(head.mac, mac, "MAC")
+        seen.append(head)
+        store(site, user, f"cred:journal-{len(seen)}")
+    expect(seen[0].sequence < seen[1].sequence and seen[0].hash != seen[1].hash, "the head did not move")
+
+
+@case(WATCH, "a journal head that the target knows, or that carries another MAC, is taken")
+def known_journals(site: Site) -> None:
+    (beat,) = watched(site, 1, after=2**62)
+    watched(site, 1, after=2**62, known_journal=beat.journal)
+    forged = registry_pb2.JournalHead(
+        sequence=beat.journal.sequence + 9, hash=bytes(32), mac=bytes(32), epoch=beat.journal.epoch
+    )
+    watched(site, 1, after=2**62, known_journal=forged)
 
 
 @case(WATCH, "a head that the target knows, or that carries another MAC, is taken")

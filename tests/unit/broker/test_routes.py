@@ -22,10 +22,19 @@ def post(services: Services, path: str, content: bytes) -> Any:
 
 
 def test_an_address_is_derived_at_the_current_or_the_named_epoch(services: Services) -> None:
-    for body, epoch in (({"omni": OMNI}, 1), ({"omni": OMNI, "epoch": 2}, 2)):
-        answer = services.broker.post("/v1/derive-address", json=body).json()
-        expected = address_encode(services.world.keyring.address(bytes.fromhex(OMNI), epoch))
-        assert answer == {"address": expected, "epoch": epoch}
+    def asked(body: dict[str, object]) -> dict[str, object]:
+        found: dict[str, object] = services.broker.post("/v1/derive-address", json=body).json()
+        return found
+
+    def address(epoch: int) -> dict[str, object]:
+        derived = services.world.keyring.address(bytes.fromhex(OMNI), epoch)
+        return {"address": address_encode(derived), "epoch": epoch}
+
+    assert asked({"omni": OMNI}) == address(1)
+    assert asked({"omni": OMNI, "epoch": 2})["reason"] == "epoch_not_held"  # prepared, and not begun
+    services.world.registry.set_epoch(2)
+    assert asked({"omni": OMNI}) == address(2)
+    assert asked({"omni": OMNI, "epoch": 1}) == address(1)
 
 
 @pytest.mark.parametrize(

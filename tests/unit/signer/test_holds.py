@@ -134,6 +134,16 @@ def test_a_failure_lets_go_only_where_no_key_was_released(world: World) -> None:
         session(world, third)
 
 
+def test_a_failure_said_twice_lets_go_of_nothing(world: World) -> None:
+    """What its worker wrote may still arrive at the object store."""
+    failed = world.cap(Op.CRED_STORE, NAME)
+    session(world, failed)
+    world.derive(failed)
+    assert world.ack(failed, 1) == world.ack(failed, 1)
+    with refused("overloaded"):
+        session(world, world.cap(Op.CRED_STORE, NAME))
+
+
 def test_somebody_elses_outcome_ends_no_hold(world: World) -> None:
     cap = stored(world)
     other = world.cap(Op.CRED_STORE, NAME, touch=True)
@@ -156,6 +166,40 @@ def test_a_read_supersedes_nothing_that_a_store_under_way_expects(world: World) 
         world.fetch(written)
     world.ack(under_way)
     assert current(world) == digest_of(under_way)
+
+
+def test_nor_where_the_worker_has_a_lock_of_its_own_and_no_session(world: World) -> None:
+    """A worker wrote a store and died; the next one is under way when somebody reads what is there."""
+    written = world.derive(world.cap(Op.CRED_STORE, NAME))
+    under_way = world.cap(Op.CRED_STORE, NAME)
+    world.derive(under_way)
+    with refused("overloaded"):
+        world.fetch(written)
+    world.ack(under_way)
+    assert current(world) == digest_of(under_way)
+
+
+def test_a_store_without_a_session_keeps_no_session_out(world: World) -> None:
+    world.derive(world.cap(Op.CRED_STORE, NAME))
+    session(world, world.cap(Op.CRED_STORE, NAME))
+
+
+def test_a_store_without_a_session_that_died_keeps_reads_out_for_a_while_only(world: World) -> None:
+    written = world.cap(Op.CRED_STORE, NAME)
+    version = world.derive(written)
+    world.derive(world.cap(Op.CRED_STORE, NAME))
+    world.clock.forward(HOLD_S)
+    world.fetch(version)
+    assert current(world) == digest_of(written)
+
+
+def test_a_store_without_a_session_takes_no_session_its_object(world: World) -> None:
+    held = world.cap(Op.CRED_STORE, NAME)
+    session(world, held)
+    world.derive(held)
+    world.derive(world.cap(Op.CRED_STORE, NAME))
+    world.ack(held)
+    assert current(world) == digest_of(held)
 
 
 def test_a_read_makes_a_store_current_that_was_not_acknowledged(world: World) -> None:

@@ -48,6 +48,7 @@ class VersionRule(RuleBasedStateMachine):
         self.world = World(Path(self.directory.name))
         self.issued: list[Issued] = []
         self.current: dict[str, Issued | None] = dict.fromkeys(NAMES)
+        self.under_way: dict[str, Issued | None] = dict.fromkeys(NAMES)
 
     def teardown(self):
         if hasattr(self, "world"):
@@ -60,6 +61,10 @@ class VersionRule(RuleBasedStateMachine):
         for other in self.issued:
             if other.service == store.service and other.number < store.number:
                 other.closed = True
+
+    def ended(self, store: Issued) -> None:
+        if self.under_way[store.service] is store:
+            self.under_way[store.service] = None
 
     @rule(target=stores, service=st.sampled_from(NAMES), guess=st.sampled_from(["right", "none", "wrong"]))
     def store(self, service, guess):
@@ -74,6 +79,7 @@ class VersionRule(RuleBasedStateMachine):
         released = self.world.derive(cap, expect=expect)
         made = Issued(service, len(self.issued) + 1, cap, expect or None, released)
         self.issued.append(made)
+        self.under_way[service] = made
         return made
 
     @rule(store=stores, result=st.sampled_from([0, 0, 0, 1]))
@@ -84,6 +90,8 @@ class VersionRule(RuleBasedStateMachine):
         if store.outcome is not None:
             with refused("ok" if store.outcome == result else "cap_replayed"):
                 self.world.ack(store.cap, result)
+            if store.outcome == result == 0:
+                self.ended(store)
         elif result == 0 and (store.closed or store.expect != (None if now is None else now.digest)):
             with refused("version_not_current"):
                 self.world.ack(store.cap, 0)
@@ -93,6 +101,7 @@ class VersionRule(RuleBasedStateMachine):
             if result == 0:
                 assert row == store.released.row
                 self.became_current(store)
+                self.ended(store)
 
     @rule(store=stores, service=st.sampled_from(NAMES))
     def read(self, store, service):
@@ -101,6 +110,10 @@ class VersionRule(RuleBasedStateMachine):
         cap = self.world.cap(Op.MEMORY_GET, service)
         if store.closed or service != store.service:
             with refused("version_not_current"):
+                self.world.read(cap, store.released)
+            return
+        if self.current[service] is not store and self.under_way[service] not in (None, store):
+            with refused("overloaded"):  # it would become current, and be overwritten by the store under way
                 self.world.read(cap, store.released)
             return
         assert self.world.read(cap, store.released).key == store.released.key
