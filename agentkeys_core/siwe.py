@@ -19,6 +19,9 @@ MAX_MESSAGE_BYTES: Final = 8192
 MAX_RESOURCES: Final = 64
 MAX_CHAIN_ID: Final = 2**256 - 1
 
+#: What the resource of a sign-in at a broker begins with. Managed wallets sign nothing of this scheme.
+_DEVICE_RESOURCE: Final = "agentkeys:device:"
+
 _BAD: Final = Reason.INVALID_SIWE
 _WANTS: Final = " wants you to sign in with your Ethereum account:"
 _VERSION: Final = "1"
@@ -29,6 +32,11 @@ _CLOCK: Final = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _DATE_TIME: Final = re.compile(
     rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[Tt]({_CLOCK}:[0-5][0-9])(\.[0-9]+)?([Zz]|[+-]{_CLOCK})"
 )
+
+
+def device_resource(device_key_hash: bytes) -> str:
+    """The resource by which a sign-in at a broker names its device (key hash, 32 bytes)."""
+    return _DEVICE_RESOURCE + device_key_hash.hex()
 
 
 def _bad(what: str) -> KeyServiceError:

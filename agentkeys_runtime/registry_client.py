@@ -43,6 +43,15 @@ class RegistryStatus(NamedTuple):
     incarnation: int
 
 
+class RegistryChange(NamedTuple):
+    """One change as the stream tells it: whose (omni), its EIP-712 digest (32 bytes), and which kind."""
+
+    sequence: int
+    operator_omni: bytes
+    digest: bytes
+    type: str
+
+
 class RegistryFollower:
     """Reads the registry over `channel`, which its owner closes later, and follows its changes on a thread of its own.
 
@@ -50,9 +59,17 @@ class RegistryFollower:
     older than it was, `registry_unreachable` when it does not answer. Safe for many threads.
     """
 
-    def __init__(self, channel: grpc.Channel, *, max_age_s: float = MAX_AGE_S) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        *,
+        max_age_s: float = MAX_AGE_S,
+        on_change: Callable[[RegistryChange], None] | None = None,
+    ) -> None:
+        """`on_change` is told of each change, in their order and on a thread of this follower; it must not raise."""
         self._stub = registry_pb2_grpc.RegistryStub(channel)
         self._max_age_s = max_age_s
+        self._on_change = on_change
         self._view = RegistryView(max_age_s=max_age_s)
         self._stop = threading.Event()
         self._call_lock = threading.Lock()
@@ -78,6 +95,11 @@ class RegistryFollower:
     def wait_ready(self, timeout_s: float) -> bool:
         """Return whether the registry was heard, and everything missed was caught up, within `timeout_s`."""
         return self._view.fresh.wait(timeout_s)
+
+    @property
+    def sequence(self) -> int:
+        """The newest change that was taken into account."""
+        return self._view.sequence
 
     def lookup_device(self, device_key_hash: bytes, *, reread: bool = False) -> OperatorState | None:
         """State of the operator to which the device belongs; None for a key hash never registered.
@@ -193,6 +215,9 @@ class RegistryFollower:
             for event in stream.call:
                 if self._view.on_event(event):
                     stream.heard_at, stream.spoke = time.monotonic(), True
+                if self._on_change is not None and event.HasField("change"):
+                    found = event.change
+                    self._on_change(RegistryChange(found.sequence, found.operator_omni, found.digest, found.type))
         except grpc.RpcError as exc:
             stream.refusal = from_rpc_error(exc)
         except KeyServiceError as exc:

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
+from agentkeys_core.eip712 import Domain
 from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.mtls import client_channel
@@ -24,22 +25,30 @@ from broker.adapters.openid import Provider
 from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.pairing import PairingDesk
+from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
+from broker.change_feed import ChangeFeed
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_keys
+from broker.passkeys import RelyingParty
+from broker.ports import EnrolAttester
 from broker.proofs import Proofs
 from broker.quota import Quota
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
-from broker.web.enrolment_routes import enrolment_endpoints
+from broker.web.enrolment_routes import email_enrolment_endpoints, enrolment_endpoints
+from broker.web.event_routes import event_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
+from broker.web.passkey_routes import passkey_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
 
@@ -68,7 +77,8 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
         stack.callback(engine.dispose)
         tls, signer = config.tls, config.signer
         channel = client_channel(signer.address, tls.certificate, tls.key, tls.ca, signer.server_name)
-        follower = stack.enter_context(RegistryFollower(channel))
+        feed = ChangeFeed()
+        follower = stack.enter_context(RegistryFollower(channel, on_change=feed.publish))
         stack.callback(channel.close)  # first of all: what still waits for the signer ends with it
         if not follower.wait_ready(FIRST_WORD_S):
             log_event(_LOG, "registry_not_heard", level=logging.WARNING)
@@ -100,12 +110,15 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
                 cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
             ),
             *session_endpoints(sessions),
-            *_identity(config, engine, proofs, sessions),
+            *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
+            *_identity(config, engine, proofs, sessions, client),
         )
         yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))
 
 
-def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk) -> tuple[Endpoint, ...]:
+def _identity(
+    config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk, attester: EnrolAttester
+) -> tuple[Endpoint, ...]:
     """Pairing, and the ceremonies that the host configured."""
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=time.time)
     counters = SqlCounters(engine)
@@ -133,7 +146,23 @@ def _identity(config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: Se
             clock=time.time,
         )
     pairing = PairingDesk(proofs=proofs, steps=steps, counters=counters, clock=time.time)
-    return (
-        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=Pages(origin=config.origin)),
+    pages = Pages(origin=config.origin)
+    found = [
+        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages),
         *pairing_endpoints(pairing, sessions),
-    )
+    ]
+    if email is not None:
+        found += email_enrolment_endpoints(EmailEnrolment(steps=steps, attester=attester))
+    party = RelyingParty.of(config.origin)
+    if party is not None:
+        passkey = PasskeyDesk(
+            party=party,
+            domain=Domain.of(config.registry_id),
+            proofs=proofs,
+            steps=steps,
+            counters=counters,
+            passkeys=SqlPasskeys(engine),
+            clock=time.time,
+        )
+        found += passkey_endpoints(passkey, pages)
+    return tuple(found)

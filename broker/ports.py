@@ -76,6 +76,7 @@ class CeremonyKind(StrEnum):
     EMAIL = "email"
     OIDC = "oidc"
     PAIRING = "pairing"
+    PASSKEY = "passkey"
 
 
 class CeremonyState(StrEnum):
@@ -124,6 +125,34 @@ class Ceremonies(Protocol):
         """Replace `ceremony` by `to` and return true; false where its state or secret changed meanwhile."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passkey:
+    """The public half of a passkey: P-256 coordinates of 32 bytes each. `sign_count` is its newest counter.
+
+    Times in Unix seconds.
+    """
+
+    credential_id: bytes
+    x: bytes
+    y: bytes
+    sign_count: int
+    created_at: int
+    used_at: int
+
+
+class Passkeys(Protocol):
+    """Passkeys, shared by every process of this broker. Each raises `overloaded` where it cannot be done now."""
+
+    def add(self, passkey: Passkey) -> bool:
+        """Keep a new one and return true; false where its credential id is known."""
+
+    def find(self, credential_id: bytes) -> Passkey | None:
+        """The passkey, None where it was never there or was forgotten for not being used."""
+
+    def used(self, credential_id: bytes, *, sign_count: int, now: int) -> bool:
+        """Take note of a use and return true; false where the counter did not grow (0 after 0 counts as grown)."""
+
+
 class Mailer(Protocol):
     """Sends mail."""
 
@@ -148,13 +177,6 @@ class OpenIdProvider(Protocol):
 
     def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
         """The ID token for a code: of this issuer, for us, fresh, with that nonce."""
-
-
-class Attestor(Protocol):
-    """The signer, as far as first binds need it."""
-
-    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
-        """The initial wallet's 65-byte signature over an Enrol change."""
 
 
 class AddressSource(Protocol):

@@ -17,6 +17,7 @@ from broker.challenges import Challenge
 from broker.keys import K1Keys
 from broker.ports import Session, Sessions, SignInMethod
 from broker.proofs import Claim, Proofs
+from broker.wallet_sign_in import SignedMessage, check_wallet
 
 #: However often it is refreshed, a session ends: then the device signs in anew.
 SESSION_S: Final = 12 * 3600
@@ -65,23 +66,27 @@ class SessionDesk:
         """A nonce for one sign-in."""
         return self._proofs.challenge()
 
-    def sign_in(self, claim: Claim) -> Grant:
+    def sign_in(self, claim: Claim, wallet: SignedMessage | None = None) -> Grant:
         """A new session of the registered device that signed `claim` over a nonce of ours.
+
+        With `wallet` it rests on the user's own wallet besides.
 
         Raises:
             KeyServiceError: `proof_invalid`, `device_signature_invalid`, `device_unknown`, `device_revoked`, what
-                `SessionProof.parse` gives; registry reasons; `overloaded`.
+                `SessionProof.parse` gives; as `check_wallet`; registry reasons; `overloaded`.
         """
         proof = self._proofs.check(claim, "sign-in")
         device, operator = self._device(proof.device)
-        self._proofs.redeem(proof)
         now = int(self._clock())
+        if wallet is not None:
+            check_wallet(wallet, origin=self._origin, proof=proof, operator=operator, now=now)
+        self._proofs.redeem(proof)
         session = Session(
             id=secrets.token_bytes(_ID_BYTES),
             device=device.device_key_hash,
             operator=operator.operator_omni,
             actor=device.actor_omni,
-            method=SignInMethod.DEVICE,
+            method=SignInMethod.DEVICE if wallet is None else SignInMethod.WALLET,
             created_at=now,
             expires_at=now + SESSION_S,
         )
@@ -107,6 +112,15 @@ class SessionDesk:
         """
         return self._visitor(claim, "request", expired=False)
 
+    def check(self, session: Session) -> None:
+        """Return while this session lasts, and its device is registered.
+
+        Raises:
+            KeyServiceError: `session_invalid`, `device_unknown`, `device_revoked`; registry reasons; `overloaded`.
+        """
+        self._lasting(session.id)
+        self._device(session.device)
+
     def of_user(self, visitor: Visitor) -> Sequence[Session]:
         """All sessions of the visitor's user that have not ended."""
         return self._sessions.of_operator(visitor.operator.operator_omni, now=int(self._clock()))
@@ -122,14 +136,18 @@ class SessionDesk:
         proof = self._proofs.check(claim, purpose)
         if proof.device != claims.device:
             raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")
-        session = self._sessions.find(claims.session)
-        if session is None or session.revoked_at is not None or now >= session.expires_at:
-            raise KeyServiceError(Reason.SESSION_INVALID, "the session has ended")
+        session = self._lasting(claims.session)
         device, operator = self._device(proof.device)
         if (session.device, session.operator) != (device.device_key_hash, operator.operator_omni):
             raise KeyServiceError(Reason.SESSION_INVALID, "the session is another device's")
         self._proofs.use_up(proof)
         return Visitor(session=session, device=device, operator=operator)
+
+    def _lasting(self, session_id: bytes) -> Session:
+        session = self._sessions.find(session_id)
+        if session is None or session.revoked_at is not None or int(self._clock()) >= session.expires_at:
+            raise KeyServiceError(Reason.SESSION_INVALID, "the session has ended")
+        return session
 
     def _device(self, device_key_hash: bytes) -> tuple[DeviceRecord, OperatorState]:
         operator = self._registry.lookup_device(device_key_hash)

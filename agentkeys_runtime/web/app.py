@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
-from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Page, named_once
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Events, Page, named_once
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 from agentkeys_runtime.web.reading import Readers
@@ -30,12 +30,15 @@ MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
 _DISCONNECTED: Final = 400
+_NOT_ALLOWED: Final = 405
 _JSON: Final = "application/json"
+_EVENT_STREAM: Final = "text/event-stream"
 _FORM: Final = "application/x-www-form-urlencoded"
-#: Pages load one style sheet of ours and send forms back to us; nothing runs in them.
+#: Pages load one style sheet of ours and send forms back to us; nothing runs in them but for those that ask for it.
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+_SCRIPT_POLICY: Final = "; script-src 'self'"
 #: No Strict-Transport-Security: on `localhost` it would also claim the page where K11 lives, which is plain HTTP.
 _POLICY_HEADER: Final = "Content-Security-Policy"
 _HEADERS: Final = {
@@ -81,7 +84,7 @@ def create_app(
     )
     gate = _Gate(max_in_flight)
     app = Starlette(
-        routes=[_route(endpoint, gate) for endpoint in (*endpoints, own)],
+        routes=_routes((*endpoints, own), gate),
         exception_handlers={
             KeyServiceError: lambda request, error: _problem(request, _as_refusal(error), clock()),
             HTTPException: lambda request, error: _http_problem(request, error, clock()),
@@ -115,13 +118,30 @@ class _Gate:
         return self._threads
 
 
-def _route(endpoint: Endpoint, gate: _Gate) -> Route:
-    methods = None if endpoint.method == ANY_METHOD else [endpoint.method]
-    return Route(endpoint.path, endpoint=_Served(endpoint, gate), methods=methods)
+def _routes(endpoints: Sequence[Endpoint], gate: _Gate) -> list[Route]:
+    """One route a path. Literal paths come first: a name that a variable would match as well belongs to them alone."""
+    paths: dict[str, dict[str, _Served]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _Served(endpoint, gate)
+    return [Route(path, endpoint=_Path(paths[path])) for path in sorted(paths, key=lambda path: "{" in path)]
+
+
+class _Path:
+    """Every method of one path; a class, as Starlette gives functions the method GET unasked."""
+
+    def __init__(self, served: "Mapping[str, _Served]") -> None:
+        self._served = {**served, "HEAD": served["GET"]} if "GET" in served else served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served = self._served.get(ANY_METHOD) or self._served.get(scope["method"])
+        if served is None:
+            allowed = ", ".join(sorted(self._served))
+            raise HTTPException(_NOT_ALLOWED, headers={"Allow": allowed})
+        await served(scope, receive, send)
 
 
 class _Served:
-    """One endpoint as an ASGI application; a class, as Starlette gives functions the method GET unasked."""
+    """One endpoint as an ASGI application."""
 
     def __init__(self, endpoint: Endpoint, gate: _Gate) -> None:
         self._endpoint = endpoint
@@ -159,8 +179,11 @@ class _Served:
         try:
             with self._gate:  # only what is here in full: whoever sends slowly holds no place
                 found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
-            # here, as an answer that is no JSON is an error like any other
-            return _page(found) if isinstance(found, Page) else JSONResponse(found)
+            if isinstance(found, Page):
+                return _page(found)
+            if isinstance(found, Events):
+                return _EventResponse(found)
+            return JSONResponse(found)  # here, as an answer that is no JSON is an error like any other
         except KeyServiceError:
             raise
         except Exception as error:
@@ -169,9 +192,23 @@ class _Served:
             raise KeyServiceError(Reason.INTERNAL) from error
 
 
+class _EventResponse(StreamingResponse):
+    """Sends events while somebody listens. It holds no place of the gate, and no thread but while it looks."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(events, media_type=_EVENT_STREAM)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._events.close()
+
+
 def _page(page: Page) -> Response:
-    policy = {_POLICY_HEADER: _PAGE_POLICY}
-    return Response(page.html, status_code=page.status, headers=policy, media_type=page.media)
+    policy = _PAGE_POLICY + _SCRIPT_POLICY if page.script else _PAGE_POLICY
+    return Response(page.html, status_code=page.status, headers={_POLICY_HEADER: policy}, media_type=page.media)
 
 
 async def _read_body(request: Request, limit: int, media: str, readers: Readers) -> bytes:

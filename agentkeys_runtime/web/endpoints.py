@@ -1,8 +1,8 @@
 """What a service offers over HTTP, as values: one `Endpoint` a route, from which both routing and OpenAPI are made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from agentkeys_core.encoding import strict_json
@@ -51,15 +51,28 @@ def named_once(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a person is shown: text of `media`, HTML unless it says otherwise."""
+    """What a person is shown: text of `media`, HTML unless it says otherwise. `script` lets it run scripts of ours."""
 
     html: str = field(default="", repr=False)
     status: int = 200
     media: str = "text/html"
+    script: bool = False
 
 
-#: Runs in a thread of the pool; returns what is sent as JSON with status 200 or a page, or raises KeyServiceError.
-Handler = Callable[[Call], Mapping[str, object] | Page]
+@runtime_checkable
+class Events(Protocol):
+    """Server-sent events, as their text, for as long as somebody listens."""
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        """Each event when it is there."""
+
+    def close(self) -> None:
+        """Called once when the answer is over, however it ended."""
+
+
+#: Runs in a thread of the pool; returns what is sent as JSON with status 200, a page or events, or raises
+#: KeyServiceError.
+Handler = Callable[[Call], Mapping[str, object] | Page | Events]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +95,10 @@ class Endpoint:
     """Schema of the variable part of the path, by default 32 bytes in hex."""
     queried: bool = False
     """Whether a query is read; else it is ignored."""
+    media: str = "text/html"
+    """What a page of this endpoint is, where it refuses none."""
+    events: bool = False
+    """Whether it answers with server-sent events."""
     refusal: Callable[[KeyServiceError], Page] | None = field(default=None, repr=False)
     """Set where a person looks: makes the page of a refusal. A body is then a form, not JSON."""
 

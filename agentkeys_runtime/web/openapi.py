@@ -11,9 +11,9 @@ from agentkeys_runtime.web.schemas import HEX32
 
 VERSION: Final = "3.1.0"
 API_VERSION: Final = "1"
-_EVERY: Final = ("get", "put", "post", "delete", "options", "head", "patch")
+_EVERY: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _VARIABLE: Final = re.compile(r"\{([a-z_]+)\}")
-_PAGE: Final = {"description": "A page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
+_EVENTS: Final = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 _PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
 PROBLEM: Final[Mapping[str, object]] = {
@@ -76,7 +76,12 @@ def _operation(endpoint: Endpoint, method: str) -> dict[str, object]:
         media = "application/json" if endpoint.refusal is None else "application/x-www-form-urlencoded"
         operation["requestBody"] = {"required": True, "content": {media: {"schema": endpoint.request}}}
     if endpoint.refusal is not None:
-        operation["responses"] = {"2XX": _PAGE, "3XX": _PAGE, "4XX": _PAGE, "5XX": _PAGE}
+        operation["responses"] = {
+            "2XX": _page(endpoint.media),
+            **dict.fromkeys(("3XX", "4XX", "5XX"), _page("text/html")),
+        }
+    elif endpoint.events:
+        operation["responses"] = {"200": _EVENTS, **_refusals()}
     elif endpoint.response is None:
         operation["responses"] = {str(status_of(Reason.GONE)): _problem("Gone")}
     else:
@@ -86,6 +91,10 @@ def _operation(endpoint: Endpoint, method: str) -> dict[str, object]:
 
 def _json(description: str, schema: Mapping[str, object]) -> dict[str, object]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _page(media: str) -> dict[str, object]:
+    return {"description": "A page for people", "content": {media: {"schema": {"type": "string"}}}}
 
 
 def _problem(description: str) -> dict[str, object]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
-from agentkeys_core.encoding import fields, hex_decode
+from agentkeys_core.encoding import fields, hex_decode, strict_json
 from agentkeys_core.errors import Reason
+from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, closed
@@ -22,16 +23,19 @@ _ID_BYTES: Final = 16
 _ID: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _SECONDS: Final = {"type": "integer", "description": "Unix seconds"}
 _STATES: Final = [state.value for state in CeremonyState]
-_CEREMONY: Final = closed(
+#: A ceremony, for the device that began it.
+CEREMONY: Final = closed(
     {
         "device": {"type": "string", "description": "what the page shows of the device"},
+        "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
         "expires_at": _SECONDS,
         "id": _ID,
         "id_token": {"type": "string", "description": "oidc, once confirmed"},
-        "page": {"type": "string", "description": "oidc: where the person goes on"},
+        "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
+        "passkey": closed({"credential_id": B64U, "x": B64U, "y": B64U}),
         "state": {"type": "string", "enum": _STATES},
     },
-    optional=("id_token", "page"),
+    optional=("evidence", "id_token", "page", "passkey"),
 )
 STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
@@ -43,7 +47,7 @@ def ceremony_endpoints(
 
     def status(call: Call) -> Mapping[str, object]:
         ceremony_id = hex_decode(call.path["id"], length=_ID_BYTES, reason=Reason.NOT_FOUND)
-        return _told(steps.mine(claim_of(call), ceremony_id))
+        return told(steps.mine(claim_of(call), ceremony_id))
 
     found = [
         Endpoint(
@@ -51,7 +55,7 @@ def ceremony_endpoints(
             path="/v1/identity/ceremonies/{id}",
             summary="How far a ceremony is; for the device that began it alone.",
             handler=status,
-            response=_CEREMONY,
+            response=CEREMONY,
             variable=_ID,
         ),
         Endpoint(
@@ -60,6 +64,7 @@ def ceremony_endpoints(
             summary="The style sheet of the pages.",
             handler=lambda _: Page(html=STYLE, media="text/css"),
             refusal=pages.refused,
+            media="text/css",
             quiet=True,
         ),
     ]
@@ -74,7 +79,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
     def begin(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("address",), reason=Reason.INVALID_BODY)
         address = text(members["address"], "address", reason=Reason.INVALID_BODY)
-        return _told(desk.begin(claim_of(call), address))
+        return told(desk.begin(claim_of(call), address))
 
     def confirm(call: Call) -> Page:
         done = desk.confirm(call.path["secret"])
@@ -88,7 +93,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             handler=begin,
             body_limit=_BODY_LIMIT,
             request=closed({"address": {"type": "string"}}),
-            response=_CEREMONY,
+            response=CEREMONY,
         ),
         Endpoint(
             method="GET",
@@ -115,7 +120,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         members = fields(call.json(), required=("issuer", "nonce"), reason=Reason.INVALID_BODY)
         issuer, nonce = (text(members[name], name, reason=Reason.INVALID_BODY) for name in ("issuer", "nonce"))
         begun = desk.begin(claim_of(call), issuer=issuer, nonce=nonce)
-        return {**_told(begun.ceremony), "page": begun.page}
+        return {**told(begun.ceremony), "page": begun.page}
 
     def confirm(call: Call) -> Page:
         members = fields(call.form(), required=("secret",), reason=Reason.INVALID_BODY)
@@ -130,7 +135,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             handler=begin,
             body_limit=_BODY_LIMIT,
             request=closed({"issuer": {"type": "string"}, "nonce": B64U}),
-            response=_CEREMONY,
+            response=CEREMONY,
         ),
         Endpoint(
             method="GET",
@@ -167,13 +172,22 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
     ]
 
 
-def _told(ceremony: Ceremony) -> dict[str, object]:
-    told: dict[str, object] = {
+def told(ceremony: Ceremony) -> dict[str, object]:
+    """What the device that began a ceremony hears of it."""
+    found: dict[str, object] = {
         "device": fingerprint(ceremony.device),
         "expires_at": ceremony.expires_at,
         "id": ceremony.id.hex(),
         "state": ceremony.state.value,
     }
-    if ceremony.state is CeremonyState.CONFIRMED and "id_token" in (detail := detail_of(ceremony)):
-        told["id_token"] = detail["id_token"]
-    return told
+    if ceremony.state is not CeremonyState.CONFIRMED:
+        return found
+    detail = detail_of(ceremony)
+    if "id_token" in detail:
+        found["id_token"] = detail["id_token"]
+    if "passkey_x" in detail:
+        found["passkey"] = {name: detail[f"passkey_{name}"] for name in ("credential_id", "x", "y")}
+    if "evidence" in detail:
+        data = detail["evidence"].encode()
+        found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
+    return found

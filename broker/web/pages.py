@@ -11,6 +11,7 @@ from agentkeys_runtime.web.endpoints import Page
 from agentkeys_runtime.web.problems import status_of
 from broker.ceremonies.email import EmailRequest
 from broker.ceremonies.oidc import OidcRequest
+from broker.ceremonies.passkey import PasskeyAction, PasskeyRequest
 
 _TEMPLATES: Final = Environment(
     loader=PackageLoader("broker.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -19,9 +20,16 @@ _SAID: Final = {
     Reason.CEREMONY_ENDED: "This link was used, is too old, or never was one. Ask for a new one on your device.",
     Reason.POLICY_REFUSED: "The provider did not sign you in. Nothing was bound; you can start again on your device.",
     Reason.PROVIDER_UNREACHABLE: "The provider does not answer right now. Try again in a moment.",
-    Reason.INVALID_EVIDENCE: "What the provider answered cannot be accepted. Nothing was bound.",
+    Reason.INVALID_EVIDENCE: "What was answered cannot be accepted. Nothing was bound.",
     Reason.OVERLOADED: "Too much is going on right now. Try again in a moment.",
     Reason.RATE_LIMITED: "Too many attempts. Try again later.",
+}
+
+
+_ASKED: Final = {
+    PasskeyAction.REGISTER: "Make your passkey?",
+    PasskeyAction.SIGN_IN: "Show your passkey to a device?",
+    PasskeyAction.BIND: "Bind a device to your passkey?",
 }
 
 
@@ -42,6 +50,11 @@ class Pages:
     def oidc_confirm(self, request: OidcRequest) -> Page:
         """Asks whether that identity shall be bound to that device."""
         return self._page("oidc_confirm.html", "Bind this device?", request=request)
+
+    def passkey(self, request: PasskeyRequest) -> Page:
+        """Says what the passkey is for, and has the browser ask for it: the one page with a script."""
+        page = self._page("passkey.html", _ASKED[request.action], request=request)
+        return Page(html=page.html, script=True)
 
     def done(self, said: str) -> Page:
         """Says that it is done."""

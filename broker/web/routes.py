@@ -46,15 +46,13 @@ def broker_endpoints(
     def derive_address(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("omni",), optional=("epoch", "wallet"), reason=Reason.INVALID_BODY)
         omni = hex_decode(members["omni"], length=32, reason=Reason.INVALID_OMNI)
-        epoch = members.get("epoch", None)
         if boolean(members.get("wallet", False), "wallet", reason=Reason.INVALID_BODY):
-            if epoch is not None:
+            if "epoch" in members:
                 raise KeyServiceError(Reason.INVALID_BODY, "the epoch of a wallet is the registry's to say")
             address, epoch = addresses.wallet_address(omni)
             return {"address": address_encode(address), "epoch": epoch}
-        if epoch is None:
-            epoch = registry.status().k3_epoch
-        epoch = integer(epoch, "epoch", low=1, high=MAX_EPOCH, reason=Reason.INVALID_BODY)
+        asked = members["epoch"] if "epoch" in members else registry.status().k3_epoch
+        epoch = integer(asked, "epoch", low=1, high=MAX_EPOCH, reason=Reason.INVALID_BODY)
         return {"address": address_encode(addresses.derive_address(omni, epoch=epoch)), "epoch": epoch}
 
     return (

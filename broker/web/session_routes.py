@@ -6,10 +6,11 @@ from typing import Final
 from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from agentkeys_runtime.web.schemas import HEX32, closed
+from agentkeys_runtime.web.schemas import B64U, HEX32, closed
 from broker.ports import Session
 from broker.proofs import Claim
 from broker.sessions import Grant, SessionDesk
+from broker.wallet_sign_in import BODY_LIMIT, SignedMessage
 
 PROOF_HEADER: Final = "AgentKeys-Proof"
 _BODY_LIMIT: Final = 4096
@@ -29,6 +30,7 @@ _SESSION: Final = closed(
 )
 _GRANT: Final = closed({"session": _SESSION, "token": {"type": "string"}, "token_expires_at": _SECONDS})
 _EMPTY: Final = closed({})
+_SIGN_IN: Final = closed({"siwe": closed({"message": {"type": "string"}, "signature": B64U})}, optional=("siwe",))
 
 
 def claim_of(call: Call) -> Claim:
@@ -55,8 +57,9 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
         return {"expires_at": found.expires_at, "nonce": found.nonce}
 
     def sign_in(call: Call) -> Mapping[str, object]:
-        _no_members(call)
-        return _grant(desk.sign_in(claim_of(call)))
+        members = fields(call.json(), required=(), optional=("siwe",), reason=Reason.INVALID_BODY)
+        wallet = SignedMessage.from_json(members["siwe"]) if "siwe" in members else None
+        return _grant(desk.sign_in(claim_of(call), wallet))
 
     def refresh(call: Call) -> Mapping[str, object]:
         _no_members(call)
@@ -81,10 +84,11 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
         Endpoint(
             method="POST",
             path="/v1/session",
-            summary=f"Signs a registered device in: its {PROOF_HEADER} with purpose sign-in over that nonce.",
+            summary=f"Signs a registered device in: its {PROOF_HEADER} with purpose sign-in over that nonce; `siwe`: "
+            "with the user's own wallet besides.",
             handler=sign_in,
-            body_limit=_BODY_LIMIT,
-            request=_EMPTY,
+            body_limit=BODY_LIMIT,
+            request=_SIGN_IN,
             response=_GRANT,
         ),
         Endpoint(

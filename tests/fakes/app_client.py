@@ -13,6 +13,7 @@ class AppClient:
     """A blocking client of one application. Errors that the application lets through are raised here."""
 
     def __init__(self, app: ASGIApp) -> None:
+        self.app = app
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="app-client")
         self._thread.start()

@@ -16,14 +16,14 @@ _ARGUMENTS = ("--no-sandbox", "--no-zygote", "--font-render-hinting=none")  # as
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*arguments: str) -> Iterator[Browser]:
     """A browser, which is ended with every process of its own."""
     path = program("chromium")
     libraries = path.parent / "al2023" / "lib"  # what a bare system may lack
     env: dict[str, str | float | bool] = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "HOME": str(path.parent)}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=str(path), args=list(_ARGUMENTS), env=env, chromium_sandbox=False
+            executable_path=str(path), args=[*_ARGUMENTS, *arguments], env=env, chromium_sandbox=False
         )
         try:
             yield browser

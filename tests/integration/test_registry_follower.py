@@ -11,7 +11,7 @@ from agentkeys.signer.v1 import registry_pb2
 from agentkeys_core.audit import AuditRow
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import DeviceKey
-from agentkeys_runtime.registry_client import RegistryFollower
+from agentkeys_runtime.registry_client import RegistryChange, RegistryFollower
 from tests.fakes.registry_kit import REGISTRY_ID, Opened, Person, opened
 from tests.fakes.registry_server import RegistryServer, serving
 from tests.unit.core.refusal import refused
@@ -277,3 +277,23 @@ def test_keeps_up_with_many_changes(here: Opened, follower: RegistryFollower) ->
         here.registry.apply(person.enrol())
     eventually(lambda: follower._view.sequence == 20, 3)
     assert all(follower.operator(person.operator) is not None for person in people)
+
+
+def test_each_change_is_told_in_its_order(here: Opened, server: RegistryServer) -> None:
+    told: list[RegistryChange] = []
+    third = threading.Event()
+
+    def listen(change: RegistryChange) -> None:
+        told.append(change)
+        if len(told) == 3:
+            third.set()
+
+    with server.channel() as channel, RegistryFollower(channel, on_change=listen) as follower:
+        assert follower.wait_ready(5)
+        person, _ = enrolled(here)
+        here.registry.apply(person.freeze())
+        assert third.wait(5)
+        assert [change.type for change in told] == ["Enrol", "AddAgent", "Freeze"]
+        assert [change.sequence for change in told] == list(range(follower.sequence - 2, follower.sequence + 1))
+        assert {change.operator_omni for change in told} == {person.operator}
+        assert all(len(change.digest) == 32 for change in told)

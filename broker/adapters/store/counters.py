@@ -1,20 +1,14 @@
 """Counts by name and minute, and what may be used once. Each call is one transaction, for threads and processes."""
 
 import threading
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Engine, delete
-from sqlalchemy.dialects import postgresql, sqlite
 
-from broker.adapters.store.engine import transaction
+from broker.adapters.store.engine import insert_into, transaction
 from broker.adapters.store.tables import counts, redeemed
 
 _PURGE_EVERY_S: Final = 10
-
-
-def _insert(engine: Engine, table: Any) -> Any:
-    """Both databases know ON CONFLICT; SQLAlchemy keeps it with each dialect."""
-    return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 class _Purge:
@@ -41,7 +35,7 @@ class SqlCounters:
 
     def count(self, name: bytes, *, until: int, limit: int, now: int) -> bool:
         """See the port."""
-        statement = _insert(self._engine, counts).values(name=name, until=until, n=1)
+        statement = insert_into(self._engine, counts).values(name=name, until=until, n=1)
         statement = statement.on_conflict_do_update(
             index_elements=[counts.c.name, counts.c.until], set_={"n": counts.c.n + 1}, where=counts.c.n < limit
         )
@@ -60,7 +54,7 @@ class SqlRedemptions:
 
     def redeem(self, value: bytes, *, expires_at: int, now: int) -> bool:
         """See the port."""
-        statement = _insert(self._engine, redeemed).values(value=value, expires_at=expires_at)
+        statement = insert_into(self._engine, redeemed).values(value=value, expires_at=expires_at)
         with transaction(self._engine) as conn:
             if self._purge.is_due(now):
                 conn.execute(delete(redeemed).where(redeemed.c.expires_at < now))

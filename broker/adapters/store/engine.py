@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -71,6 +72,11 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             yield conn
     except SQLAlchemyError as error:
         raise KeyServiceError(Reason.OVERLOADED, f"the broker's state: {type(error).__name__}") from error
+
+
+def insert_into(engine: Engine, table: Any) -> Any:
+    """Both databases know ON CONFLICT; SQLAlchemy keeps it with each dialect."""
+    return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def _sqlite(url: URL) -> Engine:

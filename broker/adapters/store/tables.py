@@ -59,3 +59,16 @@ ceremonies: Final = Table(
     Column("detail", LargeBinary, nullable=False),
     Index("ceremonies_by_expiry", "expires_at"),
 )
+
+#: Public halves of passkeys that people made here, and the newest counter of each.
+passkeys: Final = Table(
+    "passkeys",
+    metadata,
+    Column("credential_id", LargeBinary, primary_key=True),
+    Column("x", LargeBinary, nullable=False),
+    Column("y", LargeBinary, nullable=False),
+    Column("sign_count", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Index("passkeys_by_use", "used_at"),
+)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import URL, Engine
+from starlette.types import ASGIApp
 
+from agentkeys_core.eip712 import Domain
 from agentkeys_core.keys import DeviceKey
 from agentkeys_runtime.web.app import create_app
 from broker.adapters.mail import SmtpMailer
@@ -14,16 +16,23 @@ from broker.adapters.openid import Provider
 from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import open_engine
+from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
+from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
 from broker.identity_settings import MailSettings, ProviderSettings
 from broker.keys import K1Keys
+from broker.passkeys import RelyingParty
+from broker.ports import EnrolAttester
 from broker.proofs import Proofs
 from broker.sessions import SessionDesk
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.enrolment_routes import email_enrolment_endpoints
 from broker.web.pages import Pages
+from broker.web.passkey_routes import passkey_endpoints
 from broker.web.session_routes import session_endpoints
 from tests.fakes.app_client import AppClient
 from tests.fakes.clock import StillClock
@@ -33,6 +42,7 @@ from tests.fakes.registry import StaticRegistry
 from tests.fakes.services_kit import BROKER_ORIGIN, FollowedRegistry
 from tests.unit.broker.visitor import Visit
 
+DOMAIN = Domain.of("ab" * 32)
 REDIRECT = BROKER_ORIGIN + CALLBACK
 
 
@@ -41,6 +51,7 @@ class IdentityWorld:
     client: AppClient
     clock: StillClock
     engine: Engine
+    app: ASGIApp
 
     def visit(self) -> Visit:
         """A device that nobody knows yet."""
@@ -75,6 +86,8 @@ def identity_world(
     mail: MailSettings | None = None,
     provider: ProviderSettings | None = None,
     at: float | None = None,
+    passkeys: str = BROKER_ORIGIN,
+    attester: EnrolAttester | None = None,
 ) -> Iterator[IdentityWorld]:
     engine, clock = open_engine(database), StillClock() if at is None else StillClock(at)
     proofs = Proofs(origin=BROKER_ORIGIN, challenge_key=bytes(32), redemptions=SqlRedemptions(engine), clock=clock.now)
@@ -99,8 +112,26 @@ def identity_world(
         proofs=proofs,
         clock=clock.now,
     )
+    party = RelyingParty.of(passkeys)
+    assert party is not None
+    passkey = PasskeyDesk(
+        party=party,
+        domain=DOMAIN,
+        proofs=proofs,
+        steps=steps,
+        counters=counters,
+        passkeys=SqlPasskeys(engine),
+        clock=clock.now,
+    )
     pages = Pages(origin=BROKER_ORIGIN)
-    endpoints = (*ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages), *session_endpoints(desk))
-    with AppClient(create_app("broker", endpoints, clock=clock.now)) as client:
-        yield IdentityWorld(client, clock, engine)
+    endpoints = [
+        *ceremony_endpoints(steps=steps, email=email, oidc=oidc, pages=pages),
+        *session_endpoints(desk),
+        *passkey_endpoints(passkey, pages),
+    ]
+    if attester is not None:
+        endpoints += email_enrolment_endpoints(EmailEnrolment(steps=steps, attester=attester))
+    app = create_app("broker", endpoints, clock=clock.now)
+    with AppClient(app) as client:
+        yield IdentityWorld(client, clock, engine, app)
     engine.dispose()

@@ -139,3 +139,9 @@ def test_any_path_gets_a_named_refusal_or_a_state(services: Services, part: str)
     for prefix in ("/v1/registry/operators/", "/v1/registry/devices/", "/"):
         answer = services.broker.get(prefix + path)
         assert answer.status_code in {200, 400, 404, 405, 410}
+
+
+@pytest.mark.parametrize("epoch", [None, 0, "1", 1.0, True, 2**32])
+def test_an_epoch_that_is_named_is_one(services: Services, epoch: object) -> None:
+    answer = services.broker.post("/v1/derive-address", json={"omni": OMNI, "epoch": epoch})
+    assert answer.json()["reason"] == "invalid_body"

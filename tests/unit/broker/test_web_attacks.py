@@ -1,0 +1,148 @@
+"""What is tried against every web server: its host's name, headers, redirects, fixed sessions; and its headers graded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agentkeys_core.keys import DeviceKey
+from agentkeys_runtime.web.app import create_app
+from agentkeys_runtime.web.endpoints import Call, Endpoint
+from broker.adapters.store.engine import database_url
+from tests.fakes.app_client import AppClient
+from tests.fakes.mail_server import MailServer
+from tests.fakes.services_kit import BROKER_ORIGIN, Services
+from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
+from tests.unit.broker.test_email import begin, page_reason
+from tests.unit.broker.test_passkey import REGISTER, Person
+from tests.unit.broker.visitor import Visit, reason
+
+EVIL = "evil.test"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MailServer]:
+    with MailServer(tmp_path, "starttls") as made:
+        yield made
+
+
+@pytest.fixture
+def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
+    with identity_world(database_url(None, tmp_path), mail=mail_settings(server)) as made:
+        yield made
+
+
+def test_links_name_the_configured_host_whatever_the_request_says(world: IdentityWorld, server: MailServer) -> None:
+    visit = world.visit()
+    forged = {"Host": EVIL, "X-Forwarded-Host": EVIL, "Forwarded": f"host={EVIL}", "X-Original-URL": f"//{EVIL}/"}
+    for path, asked in (("/v1/identity/email", {"address": "a@people.test"}), ("/v1/identity/passkey", REGISTER)):
+        body = json.dumps(asked).encode()
+        proof = visit.proof("sign-in", "POST", path, body, {"nonce": visit.nonce()})
+        headers = {**forged, "AgentKeys-Proof": proof, "Content-Type": "application/json"}
+        answer = world.client.post(path, content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert EVIL not in answer.text
+    assert server.mailbox.link().startswith(BROKER_ORIGIN + "/")
+    page = world.client.get(Person(world, visit, REGISTER).path, headers=forged)
+    assert page.status_code == 200
+    assert EVIL not in page.text + str(page.headers)
+
+
+@pytest.mark.parametrize(
+    "address", ["a@people.test\r\nBcc: b@evil.test", "a@people.test\n", "a\x00@people.test", "a@b\u2028c"]
+)
+def test_no_address_adds_a_header_to_a_mail(world: IdentityWorld, server: MailServer, address: str) -> None:
+    assert reason(begin(world.visit(), address)) == "invalid_body"
+    assert server.mailbox.messages == []
+
+
+@pytest.mark.parametrize("text", ["%0d%0aSet-Cookie:%20a=b", "%0aX-Evil:1", "%E5%98%8A%E5%98%8DX-Evil:1"])
+def test_no_path_or_query_adds_a_header_to_an_answer(world: IdentityWorld, text: str) -> None:
+    for path in (f"/identity/email/{text}", f"/identity/passkey/{text}", f"/{text}", f"/v1/session/challenge?{text}"):
+        answer = world.client.get(path)
+        assert not {"set-cookie", "x-evil"} & set(answer.headers)
+        assert "X-Evil" not in str(answer.headers)
+
+
+@pytest.mark.parametrize("where", [f"https://{EVIL}/", f"//{EVIL}/", f"/\\{EVIL}", "javascript:alert(1)"])
+def test_nothing_here_redirects(world: IdentityWorld, where: str) -> None:
+    paths = world.client.get("/openapi.json").json()["paths"]
+    asked = {"next": where, "redirect_uri": where, "return_to": where, "url": where, "state": where}
+    for path in [*paths, f"/{where}", "//"]:
+        answer = world.client.get(path.replace("{secret}", "A" * 43).replace("{id}", "00" * 16), params=asked)
+        assert not 300 <= answer.status_code < 400
+        assert "location" not in answer.headers
+        assert f'href="{where}' not in answer.text
+
+
+def test_a_session_is_never_one_that_somebody_else_chose(services: Services) -> None:
+    """The thief's token goes with the victim's sign-in: what comes back is the victim's own, and new."""
+    thief = Visit(services.broker, services.world.clock, services.world.user.agent)
+    theirs = thief.sign_in().json()
+    victim = Visit(services.broker, services.world.clock, services.world.user.master, token=theirs["token"])
+    mine = victim.sign_in().json()
+    assert mine["session"]["id"] != theirs["session"]["id"]
+    assert mine["token"] != theirs["token"]
+    assert mine["session"]["device"] == victim.key.key_hash.hex()
+    again = victim.sign_in().json()
+    assert again["session"]["id"] != mine["session"]["id"]
+    assert "set-cookie" not in victim.sessions().headers
+
+
+def test_unknown_and_known_devices_are_refused_alike_before_they_prove_themselves(services: Services) -> None:
+    """Without its key nobody learns whether a device is registered."""
+    known = Visit(services.broker, services.world.clock, services.world.user.master)
+    stranger = DeviceKey.generate()
+    for named in (services.world.user.agent.key_hash, stranger.key_hash):
+        assert reason(known.sign_in(device=named)) == "device_signature_invalid"
+
+
+#: Of every answer. What stands for none must be missing.
+GRADES: dict[str, str | None] = {
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "set-cookie": None,
+    "server": None,
+    "x-powered-by": None,
+    "access-control-allow-origin": None,
+    "strict-transport-security": None,  # would also claim the plain page of K11 on localhost
+}
+POLICY_OF_ALL = {"default-src 'none'", "frame-ancestors 'none'"}
+POLICY_OF_PAGES = POLICY_OF_ALL | {"style-src 'self'", "form-action 'self'", "base-uri 'none'"}
+
+
+def graded(answer: httpx.Response, policy: set[str]) -> None:
+    found = {name: answer.headers.get(name) for name in GRADES}
+    assert found == GRADES, answer.request.url
+    assert set(answer.headers["content-security-policy"].split("; ")) == policy, answer.request.url
+
+
+def test_the_headers_of_every_kind_of_answer_are_right(world: IdentityWorld) -> None:
+    origin = {"Origin": f"https://{EVIL}"}
+    for path in ("/v1/session/challenge", "/openapi.json", "/nowhere", "/v1/sessions", "/v1/session"):
+        graded(world.client.get(path, headers=origin), POLICY_OF_ALL)
+    for path in ("/identity/style.css", "/identity/passkey.js", "/identity/email/" + "A" * 43):
+        graded(world.client.get(path, headers=origin), POLICY_OF_PAGES)
+    page = Person(world, world.visit(), REGISTER).page()
+    graded(page, POLICY_OF_PAGES | {"script-src 'self'"})
+    assert page_reason(world.client.get("/identity/email/" + "A" * 43)) == "ceremony_ended"
+
+
+def test_a_path_names_all_its_methods_and_a_literal_one_is_no_variable() -> None:
+    def echo(call: Call) -> dict[str, object]:
+        return dict(call.path)
+
+    endpoints = [
+        Endpoint(method=method, path=path, summary="s", handler=echo, response={})
+        for method, path in (("GET", "/a/{name}"), ("POST", "/a/{name}"), ("POST", "/a/taken"))
+    ]
+    with AppClient(create_app("test", endpoints)) as client:
+        assert client.request("PUT", "/a/x").headers["allow"] == "GET, HEAD, POST"
+        refused = client.get("/a/taken")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+        assert client.post("/a/taken").json() == {}
+        assert client.post("/a/x").json() == {"name": "x"}
