@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-from agentkeys_core.errors import KeyServiceError, Reason
 from broker.ports import Counters
-
-MINUTE_S: Final = 60
+from broker.rates import MINUTE_S, Rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,24 +24,18 @@ class Quota:
 
     def __init__(self, limits: QuotaLimits, counters: Counters, clock: Callable[[], float]) -> None:
         self._limits = limits
-        self._counters = counters
-        self._clock = clock
+        self._rates = Rates(counters, clock)
 
     def charge_device(self, device_key_hash: bytes) -> None:
         """Count one request of a device; `rate_limited` when its minute is used up."""
-        self._charge(b"device:" + device_key_hash, self._limits.device_per_minute)
+        limit = self._limits.device_per_minute
+        self._rates.charge(
+            b"device:" + device_key_hash, limit=limit, window_s=MINUTE_S, what=f"a device has {limit} requests a minute"
+        )
 
     def charge_user(self, operator_omni: bytes) -> None:
         """Count one request of a user; `rate_limited` when the minute is used up."""
-        self._charge(b"user:" + operator_omni, self._limits.user_per_minute)
-
-    def _charge(self, name: bytes, limit: int) -> None:
-        now = int(self._clock())
-        wait = MINUTE_S - now % MINUTE_S
-        if not self._counters.count(name, until=now + wait, limit=limit, now=now):
-            kind = name.partition(b":")[0].decode()
-            raise KeyServiceError(
-                Reason.RATE_LIMITED,
-                f"a {kind} has {limit} requests a minute",
-                metadata={"retry_after": str(wait), "server_time": str(now)},
-            )
+        limit = self._limits.user_per_minute
+        self._rates.charge(
+            b"user:" + operator_omni, limit=limit, window_s=MINUTE_S, what=f"a user has {limit} requests a minute"
+        )

@@ -9,11 +9,11 @@ from agentkeys_core.hashes import sha256
 from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
 from broker.proofs import Claim, Proofs
+from broker.rates import HOUR_S, Rates
 
 #: Mails to one address, and mails that one client causes, in an hour.
 PER_ADDRESS: Final = 5
 PER_CLIENT: Final = 20
-_HOUR_S: Final = 3600
 _MAX_BYTES: Final = 254  # RFC 5321, 4.5.3.1.3
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
@@ -53,9 +53,8 @@ class EmailDesk:
         self._origin = origin
         self._proofs = proofs
         self._steps = steps
-        self._counters = counters
+        self._rates = Rates(counters, clock)
         self._mailer = mailer
-        self._clock = clock
 
     def begin(self, claim: Claim, address: str) -> Ceremony:
         """Mail a link for the device that signed `claim` over a challenge of ours (purpose sign-in).
@@ -83,16 +82,12 @@ class EmailDesk:
         self._steps.move(found, CeremonyState.CONFIRMED)
         return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
 
+    def _charge(self, name: bytes, limit: int) -> None:
+        self._rates.charge(name, limit=limit, window_s=HOUR_S, what="too many mails in this hour")
+
     def _text(self, begun: Begun) -> str:
         link = f"{self._origin}/identity/email/{begun.secret}"
         return _TEXT.format(device=fingerprint(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
-
-    def _charge(self, name: bytes, limit: int) -> None:
-        now = int(self._clock())
-        wait = _HOUR_S - now % _HOUR_S
-        if not self._counters.count(name, until=now + wait, limit=limit, now=now):
-            metadata = {"retry_after": str(wait), "server_time": str(now)}
-            raise KeyServiceError(Reason.RATE_LIMITED, "too many mails in this hour", metadata=metadata)
 
 
 def check_address(address: str) -> None:

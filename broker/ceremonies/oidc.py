@@ -14,10 +14,10 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from broker.ceremonies.steps import Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, OpenIdProvider
 from broker.proofs import Claim, Proofs
+from broker.rates import MINUTE_S, Rates
 
 #: Ceremonies that one client may begin in a minute.
 PER_CLIENT: Final = 30
-_MINUTE_S: Final = 60
 _VERIFIER_BYTES: Final = 48  # RFC 7636: 43 to 128 characters
 _NONCE_BYTES: Final = 32
 
@@ -60,9 +60,8 @@ class OidcDesk:
         self._origin = origin
         self._proofs = proofs
         self._steps = steps
-        self._counters = counters
+        self._rates = Rates(counters, clock)
         self._providers = providers
-        self._clock = clock
 
     @property
     def issuers(self) -> tuple[str, ...]:
@@ -81,7 +80,8 @@ class OidcDesk:
             raise KeyServiceError(Reason.INVALID_BODY, "no provider that this broker knows")
         b64u_decode(nonce, length=_NONCE_BYTES, reason=Reason.INVALID_BODY)
         self._proofs.redeem(proof)
-        self._charge(claim.client)
+        name = b"oidc-client:" + claim.client.encode()
+        self._rates.charge(name, limit=PER_CLIENT, window_s=MINUTE_S, what="too many sign-ins begun")
         detail = {"issuer": issuer, "nonce": nonce, "verifier": secrets.token_urlsafe(_VERIFIER_BYTES)}
         begun = self._steps.begin(proof.device, CeremonyKind.OIDC, detail)
         return OidcBegun(ceremony=begun.ceremony, page=f"{self._origin}/identity/oidc/{begun.secret}")
@@ -127,10 +127,3 @@ class OidcDesk:
         self._steps.move(found, CeremonyState.CONFIRMED)
         detail = detail_of(found)
         return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], name=detail["name"])
-
-    def _charge(self, client: str) -> None:
-        now = int(self._clock())
-        wait = _MINUTE_S - now % _MINUTE_S
-        if not self._counters.count(b"oidc-client:" + client.encode(), until=now + wait, limit=PER_CLIENT, now=now):
-            metadata = {"retry_after": str(wait), "server_time": str(now)}
-            raise KeyServiceError(Reason.RATE_LIMITED, "too many sign-ins begun", metadata=metadata)

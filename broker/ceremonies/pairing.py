@@ -20,6 +20,7 @@ from agentkeys_core.shapes import sequence, text
 from broker.ceremonies.steps import Steps, detail_of
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters
 from broker.proofs import Claim, Proofs
+from broker.rates import HOUR_S, Rates
 from broker.sessions import Visitor
 
 #: Crockford's alphabet: no I, L, O or U. Eight of them are 40 bits, good once and for ten minutes.
@@ -30,7 +31,6 @@ _ALIKE: Final = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": Non
 CLAIMS_PER_USER: Final = 20
 BEGUN_PER_CLIENT: Final = 60
 MAX_SERVICES: Final = 64
-_HOUR_S: Final = 3600
 _CODE_TAG: Final = b"agentkeys.pairing-code.v1\x00"
 _PROFILE_HASH: Final = 32
 _PAIR_LIMIT: Final = 4096
@@ -92,8 +92,7 @@ class PairingDesk:
     def __init__(self, *, proofs: Proofs, steps: Steps, counters: Counters, clock: Callable[[], float]) -> None:
         self._proofs = proofs
         self._steps = steps
-        self._counters = counters
-        self._clock = clock
+        self._rates = Rates(counters, clock)
 
     def begin(self, claim: Claim, request: PairingRequest) -> PairingBegun:
         """Begin for the machine that signed `claim` over a challenge of ours (purpose sign-in).
@@ -103,7 +102,8 @@ class PairingDesk:
         """
         proof = self._proofs.check(claim, "sign-in")
         self._proofs.redeem(proof)
-        self._charge(b"pairing-client:" + claim.client.encode(), BEGUN_PER_CLIENT, "pairings begun")
+        name = b"pairing-client:" + claim.client.encode()
+        self._rates.charge(name, limit=BEGUN_PER_CLIENT, window_s=HOUR_S, what="too many pairings begun in this hour")
         code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH))
         detail = {
             "label": request.label or "",
@@ -122,7 +122,8 @@ class PairingDesk:
                 `ceremony_ended` for a code that was used, is over, or never was.
         """
         operator = _master(visitor)
-        self._charge(b"pairing-claims:" + operator, CLAIMS_PER_USER, "codes tried")
+        name = b"pairing-claims:" + operator
+        self._rates.charge(name, limit=CLAIMS_PER_USER, window_s=HOUR_S, what="too many codes tried in this hour")
         written = code.upper().translate(_ALIKE)
         if len(written) != CODE_LENGTH or not set(written) <= set(ALPHABET):
             raise KeyServiceError(_BAD, f"a code has {CODE_LENGTH} letters and digits")
@@ -162,13 +163,6 @@ class PairingDesk:
         if found.operator != _master(visitor):
             raise KeyServiceError(Reason.NOT_FOUND, "no such pairing of this user")
         return found
-
-    def _charge(self, name: bytes, limit: int, what: str) -> None:
-        now = int(self._clock())
-        wait = _HOUR_S - now % _HOUR_S
-        if not self._counters.count(name, until=now + wait, limit=limit, now=now):
-            metadata = {"retry_after": str(wait), "server_time": str(now)}
-            raise KeyServiceError(Reason.RATE_LIMITED, f"too many {what} in this hour", metadata=metadata)
 
 
 def code_shown(code: str) -> str:

@@ -29,10 +29,10 @@ from broker.passkeys import (
 )
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Passkey, Passkeys
 from broker.proofs import Claim, Proofs
+from broker.rates import MINUTE_S, Rates
 
 #: Ceremonies that one client may begin in a minute.
 PER_CLIENT: Final = 30
-_MINUTE_S: Final = 60
 _CHALLENGE_BYTES: Final = 32
 _USER_BYTES: Final = 32
 _BODY: Final = Reason.INVALID_BODY
@@ -112,7 +112,7 @@ class PasskeyDesk:
         self._domain = domain
         self._proofs = proofs
         self._steps = steps
-        self._counters = counters
+        self._rates = Rates(counters, clock)
         self._passkeys = passkeys
         self._clock = clock
 
@@ -126,7 +126,8 @@ class PasskeyDesk:
         proof = self._proofs.check(claim, "sign-in")
         detail = self._detail(asked, proof.device)
         self._proofs.redeem(proof)
-        self._charge(claim.client)
+        name = b"passkey-client:" + claim.client.encode()
+        self._rates.charge(name, limit=PER_CLIENT, window_s=MINUTE_S, what="too many sign-ins begun")
         begun = self._steps.begin(proof.device, CeremonyKind.PASSKEY, detail)
         return PasskeyBegun(ceremony=begun.ceremony, page=f"{self._party.origin}/identity/passkey/{begun.secret}")
 
@@ -193,10 +194,3 @@ class PasskeyDesk:
             raise KeyServiceError(Reason.INVALID_CHANGE, "the Enrol is of another identity")
         digest = asked.enrol.digest(self._domain)
         return {**detail, "challenge": b64u_encode(digest), "credential_id": b64u_encode(asked.credential_id)}
-
-    def _charge(self, client: str) -> None:
-        now = int(self._clock())
-        wait = _MINUTE_S - now % _MINUTE_S
-        if not self._counters.count(b"passkey-client:" + client.encode(), until=now + wait, limit=PER_CLIENT, now=now):
-            metadata = {"retry_after": str(wait), "server_time": str(now)}
-            raise KeyServiceError(Reason.RATE_LIMITED, "too many sign-ins begun", metadata=metadata)
