@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, cred, devices, masters, memory, setup, sign
+from device.commands import agent, audit, console, cred, devices, masters, memory, pair, setup, sign
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -44,7 +44,7 @@ def _options(
 
 
 app.command("init")(setup.init)
-app.command("pair", short_help="On a new machine: write an offer for a master to accept.")(setup.pair)
+app.command("pair", short_help="On a new machine: make its key, and have a master let it in.")(pair.pair)
 app.command("join", short_help="On a new machine: become the master that the others approved.")(masters.join_command)
 app.command("whoami", short_help="Show this device, and what the registry holds of it.")(setup.whoami)
 app.add_typer(cred.app, name="cred")
@@ -58,6 +58,7 @@ app.command("freeze", short_help="Stop everything of this operator at once; with
 app.command("unfreeze")(devices.unfreeze_command)
 app.command("teardown")(devices.teardown_command)
 app.add_typer(audit.app, name="audit")
+app.command("console", short_help="This master's own pages, on localhost.")(console.console)
 
 
 def _globals_first(args: Sequence[str]) -> list[str]:

@@ -34,6 +34,7 @@ class Trouble(StrEnum):
     PROFILE_HASH_MISMATCH = "profile_hash_mismatch"
     PAIRING_HASH_MISMATCH = "pairing_hash_mismatch"
     PAIR_INVALID = "pair_invalid"
+    PAIRING_ENDED = "pairing_ended"
     WALLET_SIGNATURE_INVALID = "wallet_signature_invalid"
     K11_MISSING = "k11_missing"
     K11_PAGE_UNAVAILABLE = "k11_page_unavailable"
@@ -66,6 +67,7 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.PROFILE_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIRING_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIR_INVALID: ExitCode.UNTRUSTED,
+        Trouble.PAIRING_ENDED: ExitCode.UNAVAILABLE,
         Trouble.WALLET_SIGNATURE_INVALID: ExitCode.USAGE,
         Trouble.K11_MISSING: ExitCode.REFUSED,
         Trouble.K11_PAGE_UNAVAILABLE: ExitCode.UNAVAILABLE,

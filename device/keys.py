@@ -11,7 +11,7 @@ from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fi
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import cap_challenge
 from agentkeys_core.keys import DeviceKey, verify_recoverable, verify_secp256k1
-from agentkeys_core.proof import k10_digest
+from agentkeys_core.proof import SessionProof, k10_digest
 from device.errors import DeviceError, Trouble
 from device.home import Home
 
@@ -75,6 +75,10 @@ class K10:
             challenge=cap_challenge(request.digest),
             name=request.digest,
         )
+
+    def sign_proof(self, proof: SessionProof) -> str:
+        """Return the text of the header `AgentKeys-Proof` with this key's signature over it."""
+        return proof.sign(self._key)
 
     def sign_change(self, change: Change, domain: Domain) -> SignedDigest:
         """Sign a registry change or a `Pair`."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import segno
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,10 @@ from device.intent import Intent
 from device.k11.software import BANNER
 
 _GAP: Final = "  "
+#: Light modules around a QR code.
+_QUIET: Final = 2
+#: Two modules, one above the other, as one character: dark is ink.
+_HALVES: Final = {(0, 0): " ", (1, 0): "\u2580", (0, 1): "\u2584", (1, 1): "\u2588"}
 
 
 def clean(text: str) -> str:
@@ -54,6 +59,33 @@ class Show:
         """Ask the person to open the K11 page; shown in every mode, since nothing goes on without it."""
         self._err.print("Open this page in your browser to approve with K11:")
         self._err.print(escape(address), soft_wrap=True)
+
+    def console_page(self, address: str) -> None:
+        """Ask the person to open the console; its address opens everything, so it is shown here and in no argv."""
+        self._err.print(
+            "Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:"
+        )
+        self._err.print(escape(address), soft_wrap=True)
+
+    def pairing(self, code: str, pairing: str, link: str) -> None:
+        """Show what a person carries to a master; shown in every mode, since nothing goes on without it."""
+        self.code(link)
+        self._err.print("On a master's machine: agentkeys agent approve CODE")
+        self._err.print(f"code: {escape(clean(code))}")
+        self._err.print(f"pairing hash: {escape(clean(pairing))}")
+
+    def code(self, text: str) -> None:
+        """Draw a QR code on a terminal that is wide enough for it; its quiet zone and colours are its own."""
+        rows = [bytes(row) for row in segno.make_qr(text, error="l").matrix_iter(border=_QUIET)]
+        if not self._err.is_terminal or self._err.width < len(rows):
+            return
+        for upper, lower in zip(rows[::2], [*rows[1::2], bytes(len(rows))], strict=False):
+            cells = "".join(_HALVES[pair] for pair in zip(upper, lower, strict=True))
+            self._err.print(cells, style="#000000 on #ffffff", no_wrap=True)
+
+    def person_asked(self) -> "Show":
+        """The same without --yes, for questions that nothing said beforehand can answer."""
+        return Show(as_json=self.as_json)
 
     def approval_needed(self, request: str) -> None:
         """Ask for a master's K11; shown in every mode, since nothing goes on without it."""
@@ -154,6 +186,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
     "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
     "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",
+    "proof_invalid": "This machine's clock may be off; it must be right to a minute.",
     "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",
     "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
     "k11_invalid": "A software K11 works only with a registry started with --allow-software-k11.",

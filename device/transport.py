@@ -2,9 +2,10 @@
 
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Self
 
 import httpx
@@ -87,20 +88,29 @@ class Channel:
         """Close the connections."""
         self._client.close()
 
-    def get(self, path: str, *, timeout_s: float = READ_TIMEOUT_S) -> Answer:
+    def get(
+        self, path: str, *, timeout_s: float = READ_TIMEOUT_S, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Answer:
         """Read `path`. Raises as `post`."""
-        return self._send(self._client.build_request("GET", path, timeout=_timeout(timeout_s)))
+        return self._send(self._client.build_request("GET", path, headers=headers, timeout=_timeout(timeout_s)))
 
-    def post(self, path: str, body: bytes, *, timeout_s: float = READ_TIMEOUT_S) -> Answer:
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        timeout_s: float = READ_TIMEOUT_S,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
         """Send JSON bytes to `path`.
 
         Raises:
             DeviceError: `peer_not_trusted` before anything was sent; `unreachable`, when the request may or may not
                 have arrived; `answer_not_trusted` for an answer that is too long or coded.
         """
-        headers = {"Content-Type": "application/json"}
+        sent = {**headers, "Content-Type": "application/json"}
         return self._send(
-            self._client.build_request("POST", path, content=body, headers=headers, timeout=_timeout(timeout_s))
+            self._client.build_request("POST", path, content=body, headers=sent, timeout=_timeout(timeout_s))
         )
 
     def _send(self, request: httpx.Request) -> Answer:

@@ -1,4 +1,4 @@
-"""`agent add | list`, `scope set`."""
+"""`agent add | approve | list`, `scope set`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,15 +7,27 @@ import typer
 
 from agentkeys_core.encoding import hex_encode
 from device.agents import actor_named, add_agent, agents_of, checked_services, set_scope, state_now
-from device.commands.comparing import compare_hash
+from device.commands.comparing import compare_hash, pairing_hash_argument
 from device.commands.context import device_json, opened, receipt_json
+from device.errors import DeviceError, Trouble
 from device.home import read_public_file
 from device.pairing import MAX_OFFER_BYTES, Offer
+from device.pairing_desk import Claimed, MasterSide, fingerprint
+from device.pairing_link import SCHEME, PairingLink
+from device.session import Device
+from device.show import Show
 
 app = typer.Typer(no_args_is_help=True, help="Agents: devices that act for themselves, inside a scope.")
 scope_app = typer.Typer(no_args_is_help=True, help="What an agent may use.")
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", metavar="SERVICE", help="For example cred:openrouter; repeatable.")
+]
+GenerationOption = Annotated[
+    int, typer.Option("--generation", help="Another number makes another actor of the same label.")
+]
+PairingHashOption = Annotated[
+    str | None,
+    typer.Option("--pairing-hash", metavar="HEX", help="What the agent's machine showed; otherwise you are asked."),
 ]
 
 
@@ -26,13 +38,8 @@ def add_command(
     *,
     label: Annotated[str, typer.Option("--label", help="1 to 32 of a-z, 0-9 and -.")],
     services: ServicesOption = None,
-    generation: Annotated[
-        int, typer.Option("--generation", help="Another number makes another actor of the same label.")
-    ] = 0,
-    pairing_hash: Annotated[
-        str | None,
-        typer.Option("--pairing-hash", metavar="HEX", help="What the agent's machine showed; otherwise you are asked."),
-    ] = None,
+    generation: GenerationOption = 0,
+    pairing_hash: PairingHashOption = None,
 ) -> None:
     """Let a paired device in as an agent with these services. Needs K11."""
     offer = Offer.parse(read_public_file(file, limit=MAX_OFFER_BYTES))
@@ -40,9 +47,66 @@ def add_command(
     with opened(context) as device:
         offer.check(device)
         compare_hash(device.show, offer.hash, pairing_hash, machine="agent's machine")
-        receipt = add_agent(device, offer, label=label, generation=generation, services=names)
-        data = {**receipt_json(receipt), "generation": generation, "label": label, "services": list(names)}
-        device.show.result(data, [f"added {label}/{generation}, row {receipt.row.seq}"])
+        _let_in(device, offer, label=label, generation=generation, services=names)
+
+
+def _let_in(device: Device, offer: Offer, *, label: str, generation: int, services: tuple[str, ...]) -> None:
+    receipt = add_agent(device, offer, label=label, generation=generation, services=services)
+    data = {**receipt_json(receipt), "generation": generation, "label": label, "services": list(services)}
+    device.show.result(data, [f"added {label}/{generation}, row {receipt.row.seq}"])
+
+
+@app.command("approve", short_help="Let a machine in by the code that it shows. Needs K11.")
+def approve_command(
+    context: typer.Context,
+    code: Annotated[
+        str, typer.Argument(metavar="CODE", help="What agentkeys pair shows there, or its QR code's text.")
+    ],
+    *,
+    label: Annotated[
+        str | None, typer.Option("--label", help="1 to 32 of a-z, 0-9 and -; otherwise what the machine asked for.")
+    ] = None,
+    services: ServicesOption = None,
+    generation: GenerationOption = 0,
+    pairing_hash: PairingHashOption = None,
+) -> None:
+    """Let a machine in as an agent by the code that it shows, after its pairing hash was compared. Needs K11."""
+    names = None if services is None else checked_services(services)
+    told = None if pairing_hash is None else hex_encode(pairing_hash_argument(pairing_hash))
+    link = PairingLink.parse(code) if code.strip().startswith(SCHEME) else None
+    if link is not None and told is not None:
+        raise DeviceError(Trouble.USAGE, "the QR code's text holds the pairing hash already")
+    with opened(context) as device:
+        if link is not None:
+            if link.broker != device.profile.broker:
+                raise DeviceError(Trouble.PAIR_INVALID, "its machine asks at another broker than this one")
+            code, told = link.code, hex_encode(link.hash)
+        master = MasterSide(device)
+        claimed = master.claim(code)
+        compare_hash(device.show, claimed.hash, told, machine="agent's machine")
+        chosen, granted = _chosen(device.show, claimed, label, names)
+        device.show.warn(f"this operator: {fingerprint(device.identity().operator_omni)}; confirm it on that machine")
+        offer = master.offer(claimed)
+        _let_in(device, offer, label=chosen, generation=generation, services=granted)
+
+
+def _chosen(
+    show: Show, claimed: Claimed, label: str | None, services: tuple[str, ...] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Return label and services: as given here, else as the machine is said to ask for, if the person agrees.
+
+    Raises:
+        DeviceError: `usage` where there is no label, or nobody can be asked; `declined`.
+    """
+    chosen = claimed.label if label is None else label
+    granted = claimed.services if services is None else services
+    if chosen is None:
+        raise DeviceError(Trouble.USAGE, "the machine proposes no label; give --label")
+    if label is None or (services is None and granted):
+        show.warn(f"asked for: {chosen}, which may use {', '.join(granted) or 'nothing'}")
+        # --yes does not answer this one either: a broker could have written it.
+        show.person_asked().confirm("Is that what this agent shall have?", instead="give --label and --service")
+    return chosen, granted
 
 
 @app.command("list")

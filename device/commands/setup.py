@@ -1,4 +1,4 @@
-"""`init`, `pair`, `whoami`: becoming a device, and saying which one."""
+"""`init`, `whoami`: becoming a master device, and saying which one."""
 
 import json
 from enum import StrEnum
@@ -16,13 +16,11 @@ from device.change_desk import views_of
 from device.commands.context import Options, device_json, opened, options
 from device.enrol import Enrolment, enrol
 from device.errors import DeviceError, Trouble
-from device.home import Home, read_private_file, write_new_file
+from device.home import Home, read_private_file
 from device.identity import Identity, Part
 from device.intent import moment
 from device.k11.port import K11Kind
 from device.learn import learn_agent, own_record
-from device.masters import offer_master
-from device.pairing import make_offer, shown
 from device.session import Device
 from device.setting_up import confirmed_profile, hex_argument, set_up
 from device.show import described
@@ -165,36 +163,6 @@ def _print_enrolment(device: Device, made: Enrolment) -> None:
         show.note("Done. Enrol a second master when you can: without any master nobody can recover this tree.")
         show.note("An agent running as your own Unix user can read this folder: give agents their own user or machine.")
     show.result(data)
-
-
-def pair(
-    context: typer.Context,
-    *,
-    operator: Annotated[
-        str, typer.Option("--operator", metavar="HEX", help="The operator omni that the master's whoami shows.")
-    ],
-    profile: ProfileOption,
-    profile_hash: ProfileHashOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the offer for a master.")],
-    label: Annotated[str | None, typer.Option("--label", help="A proposal for the agent's label.")] = None,
-    master: Annotated[
-        bool, typer.Option("--master", help="Become a further master instead of an agent: makes K11 as well.")
-    ] = False,
-    k11: Annotated[K11Kind, typer.Option("--k11", help="With --master; software: development only.")] = K11Kind.BROWSER,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-) -> None:
-    """On a new machine: make its key and write an offer for a master to accept."""
-    chosen = options(context)
-    confirmed = confirmed_profile(profile, profile_hash)
-    named = hex_argument(operator, "--operator", length=32)
-    with Home.open(chosen.home, create=True) as home, set_up(home, confirmed, chosen.show) as device:
-        offer = offer_master(device, named, k11) if master else make_offer(device, named, label=label)
-        write_new_file(out, offer.encode() + b"\n", replace=force)
-        data = {"device": hex_encode(device.k10.key_hash), "file": str(out), "pairing_hash": hex_encode(offer.hash)}
-        lines = [f"pairing hash: {shown(offer.hash)}", f"offer: {out} (for one hour)", f"device: {data['device']}"]
-        chosen.show.result(data, lines)
-        command = "device add FILE --out FILE" if master else "agent add FILE --label LABEL --service cred:NAME"
-        chosen.show.note(f"On a master: agentkeys {command}; compare the pairing hash there.")
 
 
 def whoami(

@@ -18,14 +18,22 @@ _ES256: Final = -7
 
 
 class BrowserAuthenticator:
-    """Asks on the device's own page, `http://localhost:8722`."""
+    """Asks on the device's own page, `http://localhost:8722`, or by `ceremony` where the console has that page."""
 
-    __slots__ = ("_announce", "_port", "_timeout_s")
+    __slots__ = ("_announce", "_ceremony", "_port", "_timeout_s")
 
-    def __init__(self, announce: Callable[[str], None], *, port: int = K11_PORT, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        announce: Callable[[str], None],
+        *,
+        port: int = K11_PORT,
+        timeout_s: float = TIMEOUT_S,
+        ceremony: Callable[[Task], None] | None = None,
+    ) -> None:
         self._announce = announce
         self._port = port
         self._timeout_s = timeout_s
+        self._ceremony = ceremony
 
     def create(self, home: Home, *, device_key_hash: bytes) -> K11Record:  # noqa: ARG002 - nothing of it is kept in the folder
         """Have the browser make a key with user verification and return its public half."""
@@ -80,4 +88,6 @@ class BrowserAuthenticator:
         return given[0]
 
     def _run(self, task: Task) -> None:
-        run_ceremony(task, self._announce, port=self._port, timeout_s=self._timeout_s)
+        if self._ceremony is not None:
+            return self._ceremony(task)
+        return run_ceremony(task, self._announce, port=self._port, timeout_s=self._timeout_s)

@@ -4,6 +4,17 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.fakes.browser import chromium
+from tests.fakes.k11_port import k11_port
+from tests.unit.device.conftest import agent, authority, deployment, master, person
+
+__all__ = ["agent", "authority", "deployment", "master", "person"]  # a small deployment, for the console
+
+
+@pytest.fixture(autouse=True)
+def port() -> Iterator[None]:
+    """K11's port, for one test at a time."""
+    with k11_port():
+        yield
 
 
 @pytest.fixture(scope="module")

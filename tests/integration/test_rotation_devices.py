@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_part_that_is_a_moment_behind_is_asked_again(town: Town, monkeypatch: 
     class Behind:
         origin = channel.origin
 
-        def post(self, path: str, body: bytes, **rest: float) -> object:
+        def post(self, path: str, body: bytes, **rest: Any) -> object:
             asked.append(body)
             if len(asked) == 1:
                 problem = b'{"current_epoch":1,"reason":"future_epoch","status":409}'

@@ -6,10 +6,6 @@ const token = location.hash.slice(1);
 // Out of the address bar and the history: the token is for this page alone.
 history.replaceState(null, "", "/");
 
-const decode = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0));
-const encode = (buffer) =>
-  btoa(String.fromCharCode(...new Uint8Array(buffer))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
-
 const say = (text) => { byId("message").textContent = text; };
 const busy = (on) => { byId("approve").disabled = on; byId("decline").disabled = on; };
 
@@ -30,28 +26,6 @@ function show(task) {
   for (const id of ["advice", "buttons"]) byId(id).hidden = false;
   byId("digest-line").hidden = !task.digest;
   byId("approve").focus();
-}
-
-async function create(options) {
-  const publicKey = { ...options, challenge: decode(options.challenge), user: { ...options.user, id: decode(options.user.id) } };
-  const made = await navigator.credentials.create({ publicKey });
-  return {
-    attestation_object: encode(made.response.attestationObject),
-    client_data_json: encode(made.response.clientDataJSON),
-    credential_id: encode(made.rawId),
-  };
-}
-
-async function get(options) {
-  const allowCredentials = options.allowCredentials.map((entry) => ({ ...entry, id: decode(entry.id) }));
-  const publicKey = { ...options, challenge: decode(options.challenge), allowCredentials };
-  const given = await navigator.credentials.get({ publicKey });
-  return {
-    authenticator_data: encode(given.response.authenticatorData),
-    client_data_json: encode(given.response.clientDataJSON),
-    credential_id: encode(given.rawId),
-    signature: encode(given.response.signature),
-  };
 }
 
 async function send(answer) {

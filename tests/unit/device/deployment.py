@@ -5,7 +5,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ from agentkeys_core.webauthn_check import verify_assertion
 from certs.ca import Authority
 from certs.profiles import LeafNames
 from certs.profiles import Role as LeafRole
+from tests.unit.device.broker_identity import BrokerIdentity, broker_identity
 from tests.unit.device.https import Reply, https_server
 from tests.unit.device.ledger import Ledger
 
@@ -88,6 +89,7 @@ class Deployment:
     words: str | None = "the usual ones"
     stored_row: Callable[[AuditRow], AuditRow] | None = None
     released: tuple[int, bytes | None] | None = None
+    identity: BrokerIdentity = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -340,7 +342,7 @@ class Deployment:
             self.tamper(answer)
         return 200, answer
 
-    def answer(self, part: str, method: str, path: str, body: bytes) -> Reply:
+    def answer(self, part: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         with self.lock:
             self.seen.append((part, path))
             hook = self.hooks.get((part, path))
@@ -349,6 +351,8 @@ class Deployment:
             try:
                 if path == "/.well-known/agentkeys-audit-jwks.json":
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
+                if part == "broker" and path.startswith(("/v1/session", "/v1/pairings")):
+                    return self.identity.answer(method, path, body, headers)
                 if method == "GET":
                     return self.read(bytes.fromhex(path.rpartition("/")[2]))
                 posts = {
@@ -386,8 +390,9 @@ def running(root: Path, authority: Authority) -> Iterator[Deployment]:
     with ExitStack() as stack:
         for name, (role, worker) in PARTS.items():
 
-            def answer(method: str, path: str, body: bytes, name: str = name) -> Reply:
-                return made.answer(name, method, path, body)
+            def answer(method: str, path: str, body: bytes, headers: Mapping[str, str], name: str = name) -> Reply:
+                return made.answer(name, method, path, body, headers)
 
             made.ports[name] = stack.enter_context(https_server(made.context(role, worker), answer))
+        made.identity = stack.enter_context(broker_identity(root / "broker-state", made.profile, made.states))
         yield made

@@ -3,7 +3,7 @@
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,7 +12,9 @@ Reply = tuple[int, object]
 
 
 @contextmanager
-def https_server(context: ssl.SSLContext, answer: Callable[[str, str, bytes], Reply]) -> Iterator[int]:
+def https_server(
+    context: ssl.SSLContext, answer: Callable[[str, str, bytes, Mapping[str, str]], Reply]
+) -> Iterator[int]:
     """Serve JSON over TLS on a free port; hanging up is `answer` raising ConnectionError."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -24,7 +26,7 @@ def https_server(context: ssl.SSLContext, answer: Callable[[str, str, bytes], Re
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             try:
-                status, value = answer(self.command, self.path, body)
+                status, value = answer(self.command, self.path, body, dict(self.headers.items()))
             except ConnectionError:
                 self.close_connection = True
                 return

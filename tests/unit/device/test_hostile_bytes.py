@@ -20,6 +20,7 @@ from device.identity import Identity, Memory, Part
 from device.k11.ceremony import read_assertion, read_creation
 from device.k11.port import K11Record
 from device.pairing import Offer
+from device.pairing_desk import ToldPairing
 from device.problems import check_refusal
 from device.registry import state_of
 from device.tls import leaf_uris
@@ -31,6 +32,18 @@ from tests.unit.device.ledger import Ledger
 BROWSER = Key()
 RECORD = read_creation(BROWSER.create(CHALLENGE), challenge=CHALLENGE)
 DEVICE = DeviceKey.generate()
+TOLD = {
+    "device": "00" * 32,
+    "expires_at": 1,
+    "id": "ab" * 16,
+    "label": "research",
+    "operator_omni": "00" * 32,
+    "pair": None,
+    "profile_hash": b64u_encode(bytes(32)),
+    "public_key": b64u_encode(bytes(33)),
+    "services": ["cred:openrouter"],
+    "state": "claimed",
+}
 PAIR = Pair(
     operator_omni=bytes(32), device=DEVICE.address, k11_cred_id=bytes(32), profile_hash=bytes(32), expires_at=2**40
 )
@@ -78,6 +91,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "keys": (read_keys, json.dumps({"keys": [Ledger().public.jwk()]}).encode()),
     "problem": (lambda data: check_refusal(Answer(403, data)), b'{"reason":"device_unknown","row":{},"server_time":1}'),
     "state": (lambda data: state_of(bytes(32))(Answer(200, data).json()), b'{"devices":[],"epoch":1}'),
+    "pairing": (lambda data: ToldPairing.parse(Answer(200, data).json()), json.dumps(TOLD).encode()),
     "certificate": (leaf_uris, bytes.fromhex("3082010a0282010100")),
 }
 

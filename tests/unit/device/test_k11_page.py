@@ -19,6 +19,7 @@ from device.k11.browser import BrowserAuthenticator
 from device.k11.ceremony import read_creation
 from device.k11.software import SoftwareAuthenticator
 from device.keys import SignedDigest
+from device.local_web import MAX_ANSWER_BYTES, TOKEN_HEADER
 from tests.unit.device.browser_key import CHALLENGE, Key
 from tests.unit.device.conftest import Person
 
@@ -59,11 +60,11 @@ class Visit:
         return self.client.get(self.base + path, headers=headers)
 
     def task(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.get("/task", **{page.TOKEN_HEADER: self.token}).json()
+        found: dict[str, Any] = self.get("/task", **{TOKEN_HEADER: self.token}).json()
         return found
 
     def post(self, body: object, **headers: str) -> httpx.Response:
-        told = {page.TOKEN_HEADER: self.token, "Origin": self.origin, "Content-Type": "application/json"} | headers
+        told = {TOKEN_HEADER: self.token, "Origin": self.origin, "Content-Type": "application/json"} | headers
         told = {name: value for name, value in told.items() if value}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(self.base + "/answer", content=content, headers=told)
@@ -123,7 +124,7 @@ def test_declining_is_an_answer(visit: Visit) -> None:
 
 
 def test_page_has_a_strict_policy_and_no_inline_script(visit: Visit) -> None:
-    for path in ("/", "/page.js", "/page.css"):
+    for path in ("/", "/k11.js", "/page.js", "/page.css"):
         found = visit.get(path)
         assert found.status_code == 200
         policy = found.headers["content-security-policy"]
@@ -142,19 +143,19 @@ def test_page_has_a_strict_policy_and_no_inline_script(visit: Visit) -> None:
 
 def test_task_needs_the_token(visit: Visit) -> None:
     assert visit.get("/task").status_code == 403
-    assert visit.get("/task", **{page.TOKEN_HEADER: "wrong"}).status_code == 403
+    assert visit.get("/task", **{TOKEN_HEADER: "wrong"}).status_code == 403
     assert visit.get("/task?token=" + visit.token).status_code == 404
-    assert visit.get("/task", **{page.TOKEN_HEADER: visit.token, "Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert visit.get("/task", **{TOKEN_HEADER: visit.token, "Sec-Fetch-Site": "cross-site"}).status_code == 403
 
 
 def test_answer_needs_token_origin_and_type(visit: Visit, signed: tuple[SignedDigest, Intent]) -> None:
     good = visit.key.get(signed[0].challenge)
-    assert visit.post(good, **{page.TOKEN_HEADER: "wrong"}).status_code == 403
+    assert visit.post(good, **{TOKEN_HEADER: "wrong"}).status_code == 403
     assert visit.post(good, Origin="http://localhost:8723").status_code == 403
     assert visit.post(good, Origin="").status_code == 403
     assert visit.post(good, **{"Sec-Fetch-Site": "same-site"}).status_code == 403
     assert visit.post(good, **{"Content-Type": "text/plain"}).status_code == 400
-    assert visit.post(b"x" * (page.MAX_ANSWER_BYTES + 1)).status_code == 413
+    assert visit.post(b"x" * (MAX_ANSWER_BYTES + 1)).status_code == 413
     assert visit.post(b"[").status_code == 400
     assert visit.client.post(visit.base + "/other").status_code == 404
     assert visit.client.request("OPTIONS", visit.base + "/answer").status_code == 501
@@ -164,7 +165,7 @@ def test_answer_needs_token_origin_and_type(visit: Visit, signed: tuple[SignedDi
 def test_rebound_host_names_are_refused(visit: Visit) -> None:
     for host in ("evil.example", f"evil.example:{visit.port}", f"127.0.0.1:{visit.port}", "localhost"):
         assert visit.get("/", Host=host).status_code == 403
-        assert visit.get("/task", Host=host, **{page.TOKEN_HEADER: visit.token}).status_code == 403
+        assert visit.get("/task", Host=host, **{TOKEN_HEADER: visit.token}).status_code == 403
         assert visit.post({"declined": True}, Host=host).status_code == 403
 
 

@@ -1,51 +1,22 @@
 """On a terminal: what is signed is shown, and a person can say no."""
 
-import fcntl
 import os
-import pty
 import re
-import select
-import signal
-import struct
-import sys
-import termios
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.unit.device.conftest import Person
+from tests.unit.device.terminal import Terminal
 
 
 def converse(person: Person, answer: bytes, *words: str, columns: int = 100) -> tuple[int, str]:
     """Run `agentkeys` on a terminal of its own, and answer its question."""
-    person.capture.readouterr()
-    child, terminal = pty.fork()
-    if not child:
-        os.execv(sys.executable, [sys.executable, "-m", "device", "--home", str(person.home), *words])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    shown, answered, deadline = b"", False, time.monotonic() + 60
-    try:
-        while time.monotonic() < deadline:
-            ready, _, _ = select.select([terminal], [], [], 1)
-            if not ready:
-                continue
-            try:
-                chunk = os.read(terminal, 4096)
-            except OSError:  # the other side has closed it
-                break
-            if not chunk:
-                break
-            shown += chunk
-            if b"[y/N]" in shown and not answered:
-                os.write(terminal, answer)
-                answered = True
-    finally:
-        os.close(terminal)
-        if time.monotonic() >= deadline:
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), shown.decode()
+    with Terminal(person, *words, columns=columns) as terminal:
+        if answer:
+            terminal.until(r"\[y/N\]")
+            terminal.write(answer)
+        return terminal.end()
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1)])

@@ -1,0 +1,1 @@
+"""The console: pages of this machine for whoever holds a master device."""

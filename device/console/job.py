@@ -1,0 +1,171 @@
+"""Something that the person started in the console: it works in a thread of its own, and stops where it must ask."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from agentkeys_core.errors import KeyServiceError
+from device.errors import DeviceError, Trouble
+from device.home import Home
+from device.intent import Intent
+from device.k11.browser import BrowserAuthenticator
+from device.k11.page import TIMEOUT_S, Ceremony, Task
+from device.k11.port import Authenticator, K11Kind, K11Record
+from device.k11.software import BANNER, SoftwareAuthenticator
+from device.session import Device
+from device.show import Show
+
+#: How long a browser's request waits for the next thing to show.
+SETTLE_S: Final = 30.0
+
+Work = Callable[["Job", Device], Sequence[str]]
+
+
+class Job:
+    """One piece of work. What is asked, said and reached is read by the pages."""
+
+    def __init__(self, home: Home, work: Work, *, k11: bool) -> None:
+        record = K11Record.load(home)
+        self.said: list[str] = []
+        self.waiting = self.compare = ""
+        self.result: Sequence[str] | None = None
+        self.error: DeviceError | KeyServiceError | None = None
+        self.ended = False
+        self._home = home
+        self._work = work
+        # K11's page shows what is signed and can be declined; where there is none, the console asks itself.
+        self.asks = not k11 or record is None or record.kind is K11Kind.SOFTWARE
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._ceremony: Ceremony | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        """Begin, and return as soon as there is something to show."""
+        self._thread.start()
+        self.settle()
+
+    @property
+    def question(self) -> Ceremony | None:
+        """What the person is asked at the moment."""
+        found = self._ceremony
+        return None if found is None or found.done.is_set() else found
+
+    def settle(self) -> None:
+        """Wait until the person is asked something, others are waited for, or it is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.ended or self.question is not None or bool(self.waiting), SETTLE_S)
+
+    def ask(self, task: Task) -> None:
+        """Have the person answer in the browser. Raises `declined` or `k11_timeout`."""
+        ceremony = Ceremony(task=task)
+        self._tell(ceremony)
+        if self._stopped.is_set():
+            ceremony.judge(b'{"declined":true}')
+        try:
+            ceremony.wait(TIMEOUT_S)
+        finally:
+            self._tell(None)
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two looks at the broker. Raises `declined` where the person stopped it."""
+        if self._stopped.wait(seconds):
+            raise DeviceError(Trouble.DECLINED, "stopped; nothing was signed")
+
+    def wait_for(self, words: str, compare: str = "") -> None:
+        """Say what is waited for, and what to compare meanwhile; nothing where it came."""
+        with self._changed:
+            self.waiting, self.compare = words, compare
+            self._changed.notify_all()
+
+    def stop(self) -> bool:
+        """Decline whatever it asks or waits for; false where it is sending just now, which ends by itself."""
+        self._stopped.set()
+        question = self._ceremony
+        if question is not None:
+            question.judge(b'{"declined":true}')
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended, SETTLE_S)
+
+    def _tell(self, ceremony: Ceremony | None) -> None:
+        with self._changed:
+            self._ceremony = ceremony
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            with _JobDevice.open(self._home, _JobShow(self)) as device:
+                device.job = self
+                self.result = self._work(self, device)
+        except (DeviceError, KeyServiceError) as exc:
+            self.error = exc
+        except Exception as exc:  # noqa: BLE001 - a traceback could show what it must not
+            self.error = DeviceError(Trouble.INTERNAL, type(exc).__name__)
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+
+class _JobDevice(Device):
+    """The device of one job, whose K11 asks in the console."""
+
+    job: Job
+
+    def authenticator(self, kind: K11Kind) -> Authenticator:
+        if kind is K11Kind.SOFTWARE:
+            return SoftwareAuthenticator(self.home)
+        return BrowserAuthenticator(self.show.k11_page, ceremony=self.job.ask)
+
+
+class PageShow(Show):
+    """Keeps what is said for the page that asked; nothing is drawn on the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=True)
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Notes are for terminals."""
+
+    def warn(self, text: str) -> None:
+        """Keep it."""
+        self.said.append(text)
+
+
+class _JobShow(PageShow):
+    """Asks in the browser what is otherwise asked on a terminal."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.said = job.said
+        self._job = job
+        self._intent: Intent | None = None
+
+    def signing(self, intent: Intent) -> None:
+        """Keep it for the question that follows."""
+        self._intent = intent
+
+    def software_k11(self) -> None:
+        """Say that K11 is a toy."""
+        self.said.append(BANNER)
+
+    def confirm(self, question: str, *, instead: str = "") -> None:  # noqa: ARG002 - a browser can always be asked
+        """Have the person agree to what was shown last, unless K11's own question follows."""
+        if not self._job.asks:
+            return
+        intent = self._intent
+        if intent is None:
+            raise DeviceError(Trouble.INTERNAL, "asked without saying what is signed")
+        given: list[object] = []
+        self._job.ask(
+            Task(
+                kind="confirm",
+                title=intent.title,
+                lines=intent.lines,
+                digest=intent.digest.hex(),
+                options={},
+                accept=given.append,
+            )
+        )
+        if given != [{"confirmed": True}]:
+            raise DeviceError(Trouble.DECLINED, f"{question} Not confirmed; nothing was signed")

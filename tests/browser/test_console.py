@@ -1,0 +1,286 @@
+"""The console in a real browser: every page, by pointer and by keyboard, dark and light, wide and narrow."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from agentkeys_core.encoding import b64u_encode
+from agentkeys_core.k11 import K11_PORT
+from agentkeys_core.keys import DeviceKey
+from device.audit_trail import Export
+from device.home import Home
+from device.pairing import shown
+from device.pairing_desk import MachineSide, fingerprint
+from device.setting_up import set_up
+from device.show import Show
+from tests.fakes.browser import picture, virtual_authenticator
+from tests.unit.device.conftest import Person
+from tests.unit.device.console_kit import Visitor, console_at
+from tests.unit.device.deployment import Deployment
+from tests.unit.device.terminal import Terminal
+
+NAMES = ("Devices", "Agents", "Pair", "Audit")
+
+
+@pytest.fixture
+def visitor(master: Person) -> Iterator[Visitor]:
+    with console_at(master.home) as made:
+        yield made
+
+
+@pytest.fixture
+def page(context: BrowserContext, visitor: Visitor) -> Page:
+    made = context.new_page()
+    made.goto(visitor.address)
+    expect(heading(made)).to_have_text("My devices")
+    return made
+
+
+@pytest.fixture
+def machine(deployment: Deployment, tmp_path: Path) -> Iterator[MachineSide]:
+    with ExitStack() as stack:
+        home = stack.enter_context(Home.open(tmp_path / "machine", create=True))
+        device = stack.enter_context(set_up(home, deployment.profile, Show(as_json=True, yes=True)))
+        yield MachineSide(device)
+
+
+def heading(page: Page):
+    return page.get_by_role("heading", level=1)
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def open_page(page: Page, name: str) -> None:
+    page.get_by_role("navigation").get_by_role("link", name=name).click()
+
+
+def stored(master: Person, folder: Path, *names: str) -> None:
+    (folder / "v").write_bytes(b"v")
+    for name in names:
+        assert master("cred", "put", name, "--file", folder / "v").code == 0
+
+
+def test_a_freeze_and_its_end(page: Page) -> None:
+    expect(page.get_by_text("this device")).to_be_visible()
+    picture(page, "console-devices")
+    press(page, "Freeze …")
+    expect(heading(page)).to_have_text("Freeze everything of this operator")
+    expect(page.get_by_text("Digest, which is signed")).to_be_visible()
+    picture(page, "console-question")
+    press(page, "Sign and send")
+    expect(heading(page)).to_have_text("Done")
+    picture(page, "console-done")
+    open_page(page, "Devices")
+    expect(page.get_by_role("alert")).to_contain_text("frozen")
+    picture(page, "console-frozen")
+    press(page, "End the freeze …")
+    press(page, "Sign and send")
+    expect(heading(page)).to_have_text("Done")
+
+
+def test_who_declines_changes_nothing(page: Page) -> None:
+    press(page, "Freeze …")
+    press(page, "Decline")
+    expect(page.get_by_role("alert")).to_contain_text("declined")
+    picture(page, "console-declined")
+    open_page(page, "Devices")
+    expect(page.get_by_role("button", name="Freeze …")).to_be_visible()
+
+
+def test_an_agents_services_and_device(agent: Person, page: Page) -> None:
+    open_page(page, "Agents")
+    expect(heading(page)).to_have_text("My agents")
+    page.get_by_label("take away cred:openrouter").check()
+    page.get_by_label("Grant as well").fill("cred:stripe")
+    picture(page, "console-agents")
+    press(page, "Change …")
+    expect(page.locator("dl")).to_contain_text("cred:stripe")
+    press(page, "Sign and send")
+    expect(heading(page)).to_have_text("Done")
+    assert agent("whoami").data["scope"] == ["cred:stripe"]
+    open_page(page, "Agents")
+    page.get_by_role("button", name="Revoke the device").click()
+    expect(heading(page)).to_have_text("Revoke a device for ever")
+    press(page, "Sign and send")
+    expect(heading(page)).to_have_text("Done")
+    assert agent("whoami").data["status"] == "revoked"
+
+
+def test_a_machine_is_let_in(page: Page, machine: MachineSide, master: Person) -> None:
+    begun = machine.begin(label="research", services=("cred:openrouter",))
+    open_page(page, "Pair")
+    picture(page, "console-code")
+    page.get_by_label("Code").fill(begun.code.lower())
+    press(page, "Look it up")
+    expect(page.locator(".compare")).to_have_text(shown(begun.hash))
+    picture(page, "console-compare")
+    press(page, "Let it in …")
+    expect(heading(page)).to_have_text("Compare before you let it in")  # the box was not ticked
+    page.get_by_label("very same pairing hash").check()
+    press(page, "Let it in …")
+    operator = machine.claimed_by(begun)
+    expect(page.locator(".compare")).to_contain_text(fingerprint(operator))
+    picture(page, "console-waiting")
+    machine.agree(begun, operator)
+    expect(heading(page)).to_have_text("Let a new agent device in")
+    picture(page, "console-let-in")
+    press(page, "Sign and send")
+    expect(heading(page)).to_have_text("Done")
+    assert master("agent", "list").data["agents"][0]["scope"] == ["cred:openrouter"]
+
+
+def test_a_swapped_key_shows_another_hash(page: Page, machine: MachineSide, deployment: Deployment) -> None:
+    begun = machine.begin(label=None, services=())
+    own = DeviceKey.generate()
+
+    def lie(method: str, path: str, told: dict[str, object]) -> None:
+        if path == "/v1/pairings/claim":
+            told |= {"device": own.key_hash.hex(), "public_key": b64u_encode(own.public_key)}
+
+    deployment.identity.lie = lie
+    open_page(page, "Pair")
+    page.get_by_label("Code").fill(begun.link.encode())
+    press(page, "Look it up")
+    expect(page.get_by_role("status")).to_contain_text("not made on that machine")
+    picture(page, "console-swapped-key")
+
+
+def test_the_trail_is_filtered_and_exported(page: Page, master: Person, tmp_path: Path) -> None:
+    stored(master, tmp_path, "a", "b")
+    open_page(page, "Audit")
+    expect(page.get_by_text("rows are genuine")).to_be_visible()
+    picture(page, "console-audit")
+    page.get_by_label("Service or words").fill("cred:b")
+    press(page, "Filter")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.reload()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export all rows").click()
+    saved = tmp_path / "saved.json"
+    download.value.save_as(saved)
+    assert len(Export.parse(saved.read_bytes()).rows) > 2
+
+
+def test_without_the_token_there_is_nothing(context: BrowserContext, visitor: Visitor) -> None:
+    page = context.new_page()
+    page.goto(visitor.origin)
+    expect(heading(page)).to_have_text("Open the address that your terminal shows")
+    picture(page, "console-no-token")
+    page.goto(visitor.origin + "/#wrong")
+    page.reload()
+    expect(heading(page)).to_have_text("Open the address that your terminal shows")
+
+
+def test_nothing_is_asked_of_anybody_else(context: BrowserContext, visitor: Visitor) -> None:
+    asked: list[str] = []
+    complaints: list[str] = []
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(visitor.address)
+    for name in NAMES:
+        open_page(page, name)
+        expect(page.locator(f'nav a:text("{name}")')).to_have_attribute("aria-current", "page")
+        expect(heading(page)).to_be_visible()
+    assert asked
+    assert all(url.startswith(visitor.origin) for url in asked)
+    assert not any(visitor.console.token in url for url in asked)
+    assert visitor.console.token not in page.url
+    assert context.cookies() == []  # every port of localhost would get one
+    assert complaints == []
+
+
+def test_every_page_fits_a_narrow_dark_window(page: Page, agent: Person, master: Person, tmp_path: Path) -> None:
+    stored(master, tmp_path, "a-credential-with-a-name-that-is-rather-long-for-a-small-window")
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.emulate_media(color_scheme="dark")
+    titles = ("My devices", "My agents", "Let a machine in", "My audit trail")
+    for name, title in zip(NAMES, titles, strict=True):
+        open_page(page, name)
+        expect(heading(page)).to_have_text(title)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+        picture(page, f"console-{name.lower()}-narrow-dark")
+    open_page(page, "Devices")
+    press(page, "Freeze …")
+    expect(page.get_by_role("button", name="Sign and send")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    picture(page, "console-question-narrow-dark")
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    focused = "document.activeElement.textContent"
+    expect(heading(page)).to_be_focused()  # where a screen reader goes on
+    page.get_by_role("link", name="Agents").first.focus()
+    page.keyboard.press("Enter")
+    expect(heading(page)).to_have_text("My agents")
+    expect(heading(page)).to_be_focused()
+    page.get_by_role("link", name="Devices").first.focus()
+    page.keyboard.press("Enter")
+    expect(heading(page)).to_have_text("My devices")
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate(focused) == "Freeze …":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Sign and send")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(heading(page)).to_have_text("Done")
+
+
+def test_everything_to_fill_in_has_a_name(page: Page, agent: Person) -> None:
+    for name in NAMES:
+        open_page(page, name)
+        expect(page.locator(f'nav a:text("{name}")')).to_have_attribute("aria-current", "page")
+        nameless = page.evaluate(
+            "[...document.querySelectorAll('input:not([type=hidden]), select')].filter((e) => !e.labels.length).length"
+        )
+        assert nameless == 0
+
+
+# --- K11 --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def enrolled_by_browser(page: Page, person: Person) -> Iterator[None]:
+    """A master whose K11 is the page's authenticator."""
+    words = [str(word) for word in (*person.profile_words(), "--wallet-key-file", person.wallet_file, "--yes")]
+    pattern = rf"http://localhost:{K11_PORT}/#\S{{43}}"
+    with Terminal(person, "init", *words) as terminal:
+        addresses: list[str] = []
+        for button in ("Make the key", "Approve"):
+            while len(addresses) == (button == "Approve"):
+                seen = terminal.until(rf"(?s)({pattern}.*){{{len(addresses) + 1}}}\s")
+                addresses = [word for word in seen.split() if word.startswith(f"http://localhost:{K11_PORT}/#")]
+            page.goto("about:blank")
+            page.goto(addresses[-1])
+            press(page, button)
+        code, seen = terminal.end()
+        assert code == 0, seen
+    yield
+
+
+def test_the_console_asks_the_same_k11(context: BrowserContext, person: Callable[[str], Person]) -> None:
+    made = person("by-browser")
+    page = context.new_page()
+    virtual_authenticator(context, page)
+    with enrolled_by_browser(page, made), console_at(made.home, port=K11_PORT) as visitor:
+        page.goto("about:blank")
+        page.goto(visitor.address)
+        press(page, "Freeze …")
+        press(page, "Sign and send")  # which needs no K11
+        expect(heading(page)).to_have_text("Done")
+        open_page(page, "Devices")
+        expect(page.get_by_text("a security key, or the authenticator")).to_be_visible()
+        press(page, "End the freeze …")
+        expect(page.get_by_text("Digest, which your security key signs")).to_be_visible()
+        picture(page, "console-k11")
+        press(page, "Approve")
+        expect(heading(page)).to_have_text("Done")
+    assert made("whoami").data["frozen"] is False

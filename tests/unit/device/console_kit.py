@@ -1,0 +1,62 @@
+"""A console on a free port, over a master's folder, for tests that ask it."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from device.console.site import Console
+from device.home import Home
+from device.local_web import TOKEN_HEADER, serving
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Visitor:
+    """Asks as the console's own page does; `headers` in place of its own."""
+
+    console: Console
+    address: str
+    client: httpx.Client
+
+    @property
+    def origin(self) -> str:
+        return self.address.partition("/#")[0]
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.client.get(self.origin + path, headers={TOKEN_HEADER: self.console.token} | headers)
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        own = {TOKEN_HEADER: self.console.token, "Origin": self.origin, "Content-Type": "application/json"}
+        given = {name: value for name, value in (own | headers).items() if value}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(self.origin + path, content=content, headers=given)
+
+    def send(self, path: str, **fields: str | list[str]) -> dict[str, Any]:
+        """Submit a form; what was told."""
+        body = {name: [value] if isinstance(value, str) else value for name, value in fields.items()}
+        told: dict[str, Any] = self.post(path, body).json()
+        return told
+
+
+@contextmanager
+def console_at(folder: Path, *, port: int | None = None) -> Iterator[Visitor]:
+    """A console that serves."""
+    port = port or free_port()
+    with Home.open(folder) as home, httpx.Client(trust_env=False, timeout=40) as client:
+        console = Console(home, port=port)
+        try:
+            with serving(console, port) as address:
+                yield Visitor(console, address, client)
+        finally:
+            console.close()

@@ -1,0 +1,79 @@
+"""`agentkeys` on a terminal of its own, for a test that reads and answers it."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+from typing import Self
+
+from tests.unit.device.conftest import Person
+
+LIMIT_S = 60
+
+
+class Terminal:
+    """One run. It is ended with the test, whatever happens."""
+
+    def __init__(self, person: Person, *words: str, columns: int = 100) -> None:
+        person.capture.readouterr()
+        self._child, self._terminal = pty.fork()
+        if not self._child:
+            os.execv(sys.executable, [sys.executable, "-m", "device", "--home", str(person.home), *words])
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self._shown = b""
+        self._deadline = time.monotonic() + LIMIT_S
+        self._ended = False
+
+    @property
+    def shown(self) -> str:
+        """Everything so far."""
+        return self._shown.decode(errors="replace")
+
+    def until(self, pattern: str) -> str:
+        """Wait until the pattern was shown and return everything so far."""
+        while re.search(pattern, self.shown) is None:
+            assert self._read(), self.shown
+        return self.shown
+
+    def write(self, answer: bytes) -> None:
+        """Type this."""
+        os.write(self._terminal, answer)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end and return exit code and everything shown."""
+        while self._read():
+            pass
+        return self._wait(), self.shown
+
+    def _read(self) -> bool:
+        """Whether there may be more."""
+        assert time.monotonic() < self._deadline, self.shown
+        ready, _, _ = select.select([self._terminal], [], [], 1)
+        if not ready:
+            return True
+        try:
+            chunk = os.read(self._terminal, 4096)
+        except OSError:  # the other side has closed it
+            return False
+        self._shown += chunk
+        return bool(chunk)
+
+    def _wait(self) -> int:
+        self._ended = True
+        _, status = os.waitpid(self._child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._terminal)
+        if not self._ended:
+            os.kill(self._child, signal.SIGKILL)
+            self._wait()
