@@ -87,10 +87,8 @@ def test_no_route_breaks_its_own_description(apps: dict[str, ASGIApp], service: 
             "3",
             "--seed",
             "1",
-            "--workers",
-            "2",
             "--max-time",
-            "8",
+            SECONDS,
         ]
         phases = ["--phases", "examples,coverage,fuzzing", "--no-shrink"]
         quiet = ["--generation-database", "none", "--no-color", "--continue-on-failure"]
@@ -100,7 +98,7 @@ def test_no_route_breaks_its_own_description(apps: dict[str, ASGIApp], service: 
             env={**os.environ, "SCHEMATHESIS_HOOKS": ""},
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=170,
             check=False,
         )
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
