@@ -43,7 +43,7 @@ def _options(
     context.obj = Options(home=home.expanduser(), show=Show(as_json=as_json, yes=yes))
 
 
-app.command("init")(setup.init)
+app.command("init", short_help="Make this machine the first master of a new tree.")(setup.init)
 app.command("pair", short_help="On a new machine: make its key, and have a master let it in.")(pair.pair)
 app.command("join", short_help="On a new machine: become the master that the others approved.")(masters.join_command)
 app.command("whoami", short_help="Show this device, and what the registry holds of it.")(setup.whoami)

@@ -56,8 +56,8 @@ app = typer.Typer(
 oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
 app.add_typer(oidc_app, name="oidc")
 app.add_typer(journal_app, name="journal")
-app.command()(backup)
-app.command("restore")(restore_command)
+app.command(short_help="Copy vault and state, also while serving.")(backup)
+app.command("restore", short_help="Put a backup in force; everybody is frozen then.")(restore_command)
 
 
 @app.command(short_help="Make a vault with a new master secret, and the state file.")
@@ -150,7 +150,7 @@ def clock_reset(config: ConfigOption) -> None:
     print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
 
 
-@app.command()
+@app.command(short_help="Advance K3 to a new epoch, in two steps.")
 def rotate(
     config: ConfigOption,
     prepare: Annotated[bool, typer.Option("--prepare", help="Generate the next epoch, write its public keys.")] = False,
@@ -227,7 +227,7 @@ def profile(  # noqa: PLR0917  # typer passes them by name
     print_facts({"profile": str(out), "profile_hash": composed.hash().hex()}, as_json=as_json)
 
 
-@oidc_app.command("export")
+@oidc_app.command("export", short_help="Write discovery and both key sets.")
 def oidc_export(
     folder: Annotated[Path, typer.Argument(help="Folder that the issuer's origin serves.")],
     config: ConfigOption,

@@ -30,7 +30,7 @@ def serve_command(
     run(load_config(config, WorkerConfig))
 
 
-@app.command("rewrap")
+@app.command("rewrap", short_help="Bring stored objects under the current epoch.")
 def rewrap_command(config: Annotated[Path, typer.Option("--config", help="worker.toml")]) -> None:
     """Bring every stored object under the current key epoch, while the signer's host keeps its window open.
 

@@ -22,8 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="Devices of this operator.")
 HashArgument = Annotated[
     str, typer.Argument(metavar="HASH", help="A device's hash, or at least the first 8 digits of it.")
 ]
-app.command("add")(masters.add_command)
-app.command("approve")(masters.approve_command)
+app.command("add", short_help="Approve a further master.")(masters.add_command)
+app.command("approve", short_help="Approve what another master began.")(masters.approve_command)
 app.command("roles")(masters.roles_command)
 app.command("threshold")(masters.threshold_command)
 

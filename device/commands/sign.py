@@ -127,7 +127,7 @@ def typed_data_command(
         _result(device.show, signed, {"intent": signed.intent}, [signed.intent or "no words for it are known", ""])
 
 
-@app.command("approve")
+@app.command("approve", short_help="Approve an agent's typed data, with K11.")
 def approve_command(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="FILE", help="What the agent printed; - is standard input.")] = Path(
