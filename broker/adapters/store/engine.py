@@ -1,5 +1,6 @@
 """Opens the broker's database: a SQLite file of its own, or the PostgreSQL database that one setting names."""
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def open_engine(url: URL) -> Engine:
         ConfigError: it cannot be opened, or a newer version of this program has migrated it.
     """
     name = url.render_as_string(hide_password=True)
-    with ExitStack() as opening:
+    with ExitStack() as opening, _one_at_a_time(url):
         try:
             engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
             opening.callback(engine.dispose)
@@ -79,9 +80,34 @@ def insert_into(engine: Engine, table: Any) -> Any:
     return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
 
 
+@contextmanager
+def _one_at_a_time(url: URL) -> Iterator[None]:
+    """Keep other brokers that start on the same file waiting: SQLite does not wait when two turn it to WAL at once.
+
+    PostgreSQL has a lock of its own for that. The lock is a file beside the database: closing a second descriptor of
+    the database itself would drop SQLite's locks on it.
+    """
+    if url.get_backend_name() != "sqlite":
+        yield
+        return
+    try:
+        descriptor = os.open(f"{url.database}.start", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{url.database}: cannot be used ({type(error).__name__})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _sqlite(url: URL) -> Engine:
     path = Path(url.database or "")
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if path.is_symlink():
+            raise
     engine = create_engine(url, connect_args={"timeout": PATIENCE_S, "check_same_thread": False}, pool_size=_POOL)
 
     @event.listens_for(engine, "connect")
