@@ -113,7 +113,8 @@ def stay_up() -> int:
         world.stack.start(MEMORY)
         screen.say(usage(world))
         try:
-            signal.pause()
+            while True:  # a Ctrl-C that comes just before an endless pause begins would be lost in it
+                time.sleep(0.5)
         except KeyboardInterrupt:
             screen.say("\nstopping")
     return 0

@@ -1,6 +1,7 @@
 """`console`: this master's own pages in the browser."""
 
 import threading
+from typing import Final
 
 import typer
 
@@ -11,6 +12,8 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.identity import Identity, Part
 from device.local_web import serving
+
+_LOOK_S: Final = 0.5
 
 
 def console(context: typer.Context) -> None:
@@ -24,6 +27,8 @@ def console(context: typer.Context) -> None:
         try:
             with serving(site, K11_PORT) as address:
                 chosen.show.console_page(address)
-                threading.Event().wait()
+                ended = threading.Event()
+                while not ended.wait(_LOOK_S):  # a Ctrl-C that comes just before an endless wait begins is lost in it
+                    pass
         finally:
             site.close()
