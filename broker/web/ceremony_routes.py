@@ -9,7 +9,7 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
-from agentkeys_runtime.web.schemas import B64U, closed
+from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.steps import Steps, detail_of, fingerprint
@@ -20,16 +20,14 @@ from broker.web.session_routes import claim_of
 CALLBACK: Final = "/identity/oidc/callback"
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
-_ID: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-_SECONDS: Final = {"type": "integer", "description": "Unix seconds"}
 _STATES: Final = [state.value for state in CeremonyState]
 #: A ceremony, for the device that began it.
 CEREMONY: Final = closed(
     {
         "device": {"type": "string", "description": "what the page shows of the device"},
         "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
-        "expires_at": _SECONDS,
-        "id": _ID,
+        "expires_at": SECONDS,
+        "id": HEX16,
         "id_token": {"type": "string", "description": "oidc, once confirmed"},
         "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
         "passkey": closed({"credential_id": B64U, "x": B64U, "y": B64U}),
@@ -56,7 +54,7 @@ def ceremony_endpoints(
             summary="How far a ceremony is; for the device that began it alone.",
             handler=status,
             response=CEREMONY,
-            variable=_ID,
+            variable=HEX16,
         ),
         Endpoint(
             method="GET",

@@ -9,7 +9,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, EmailEvidence, parse_evidence
 from agentkeys_core.signed_change import MAX_CHANGE_BYTES
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from agentkeys_runtime.web.schemas import B64U, closed
+from agentkeys_runtime.web.schemas import B64U, HEX16, closed
 from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ports import EnrolAttester
 from broker.web.session_routes import claim_of
@@ -70,7 +70,7 @@ def email_enrolment_endpoints(desk: EmailEnrolment) -> tuple[Endpoint, ...]:
             summary="The initial wallet's signature for the device that confirmed an address (proof: request).",
             handler=attest,
             body_limit=MAX_CHANGE_BYTES,
-            request=closed({"ceremony": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "change": _ENROL}),
+            request=closed({"ceremony": HEX16, "change": _ENROL}),
             response=_ANSWER,
         ),
     )

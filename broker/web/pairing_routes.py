@@ -7,7 +7,7 @@ from agentkeys_core.encoding import b64u_encode, fields, hex_decode
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from agentkeys_runtime.web.schemas import B64U, HEX32, closed
+from agentkeys_runtime.web.schemas import B64U, HEX16, HEX32, SECONDS, closed
 from broker.ceremonies.pairing import Pairing, PairingDesk, PairingRequest, code_shown
 from broker.ports import CeremonyState
 from broker.sessions import SessionDesk
@@ -15,14 +15,13 @@ from broker.web.session_routes import claim_of
 
 _BODY_LIMIT: Final = 16 * 1024
 _ID_BYTES: Final = 16
-_ID: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _PAIR: Final = closed({"message": {"type": "object"}, "signature": B64U})
 _PAIRING: Final = closed(
     {
         "code": {"type": "string", "description": "once, to the machine that began"},
         "device": HEX32,
-        "expires_at": {"type": "integer", "description": "Unix seconds"},
-        "id": _ID,
+        "expires_at": SECONDS,
+        "id": HEX16,
         "label": {"type": ["string", "null"]},
         "operator_omni": {"oneOf": [HEX32, {"type": "null"}], "description": "who claimed it"},
         "pair": {"oneOf": [_PAIR, {"type": "null"}]},
@@ -89,7 +88,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             summary="A pairing, for a session of the user who claimed it.",
             handler=of_master,
             response=_PAIRING,
-            variable=_ID,
+            variable=HEX16,
         ),
         Endpoint(
             method="GET",
@@ -97,7 +96,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             summary="A pairing, for the machine that began it: who claimed it.",
             handler=of_machine,
             response=_PAIRING,
-            variable=_ID,
+            variable=HEX16,
         ),
         Endpoint(
             method="POST",
@@ -107,7 +106,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             body_limit=_BODY_LIMIT,
             request=closed({"pair": _PAIR}),
             response=_PAIRING,
-            variable=_ID,
+            variable=HEX16,
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import Final
 from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from agentkeys_runtime.web.schemas import B64U, HEX32, closed
+from agentkeys_runtime.web.schemas import B64U, HEX16, HEX32, SECONDS, closed
 from broker.ports import Session
 from broker.proofs import Claim
 from broker.sessions import Grant, SessionDesk
@@ -16,19 +16,17 @@ PROOF_HEADER: Final = "AgentKeys-Proof"
 _BODY_LIMIT: Final = 4096
 _SCHEME: Final = "bearer "
 _ID_BYTES: Final = 16
-_SECONDS: Final = {"type": "integer", "description": "Unix seconds"}
-_ID: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _SESSION: Final = closed(
     {
-        "created_at": _SECONDS,
+        "created_at": SECONDS,
         "device": HEX32,
-        "expires_at": _SECONDS,
-        "id": _ID,
+        "expires_at": SECONDS,
+        "id": HEX16,
         "method": {"type": "string", "enum": ["device", "wallet"]},
         "operator_omni": HEX32,
     }
 )
-_GRANT: Final = closed({"session": _SESSION, "token": {"type": "string"}, "token_expires_at": _SECONDS})
+_GRANT: Final = closed({"session": _SESSION, "token": {"type": "string"}, "token_expires_at": SECONDS})
 _EMPTY: Final = closed({})
 _SIGN_IN: Final = closed({"siwe": closed({"message": {"type": "string"}, "signature": B64U})}, optional=("siwe",))
 
@@ -79,7 +77,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             path="/v1/session/challenge",
             summary="A nonce for one sign-in, good for 5 minutes.",
             handler=challenge,
-            response=closed({"expires_at": _SECONDS, "nonce": {"type": "string", "pattern": "^[0-9a-f]{112}$"}}),
+            response=closed({"expires_at": SECONDS, "nonce": {"type": "string", "pattern": "^[0-9a-f]{112}$"}}),
         ),
         Endpoint(
             method="POST",
@@ -113,7 +111,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             summary="Ends one of the user's sessions at once.",
             handler=end,
             body_limit=_BODY_LIMIT,
-            request=closed({"id": _ID}),
+            request=closed({"id": HEX16}),
             response=closed({"ended": {"type": "boolean"}}),
         ),
     )
