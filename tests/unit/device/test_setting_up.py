@@ -293,19 +293,6 @@ def test_pairing_hash_is_shown_in_groups() -> None:
     assert shown(bytes.fromhex("00112233445566778899aabbccddeeff")) == "0011 2233 4455 6677 8899 aabb ccdd eeff"
 
 
-def test_who_joins_an_agent_that_is_there_is_said(
-    agent: Person, master: Person, person: Callable[[str], Person], tmp_path: Path
-) -> None:
-    made, offer = person("second"), tmp_path / "second.json"
-    operator = master("whoami", "--offline").data["operator_omni"]
-    told = made("pair", "--operator", operator, *made.profile_words(), "--out", offer).data["pairing_hash"]
-    words = ("--label", "research", "--service", "cred:stripe", "--pairing-hash", told)
-    outcome = master("agent", "add", offer, *words)
-    assert outcome.code == 0
-    assert "joins research/0, which has 1 other device" in outcome.err
-    assert "may use as well: cred:openrouter" in outcome.err
-
-
 def test_what_is_revoked_is_said_by_name(agent: Person, master: Person) -> None:
     outcome = master("device", "revoke", agent("whoami").data["device"])
     assert outcome.code == 0
