@@ -22,7 +22,7 @@ PENDING_FILE: Final = "pending-enrol.json"
 #: The registry takes an hour at most; ten minutes of it are left for clocks that differ.
 ENROL_LIFE_S: Final = 3000
 #: An offer is made anew when less than this is left to sign it.
-_MARGIN_S: Final = 120
+MARGIN_S: Final = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +142,7 @@ def _with_wallet(
 
 def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
     change = pending.change
-    return (
-        change.wallet == wallet and change.device == device.k10.address and change.deadline > device.now() + _MARGIN_S
-    )
+    return change.wallet == wallet and change.device == device.k10.address and change.deadline > device.now() + MARGIN_S
 
 
 def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
