@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from device.k11.port import K11Kind
 from tests.fakes.passkey import SoftPasskey
 from tests.unit.device.broker_ceremonies import RP_ID
 from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.https import Reply
 from tests.unit.device.identity_kit import (
     ADDRESS,
     ATTEST,
@@ -249,6 +251,10 @@ def test_evidence_that_is_not_this_passkeys_word_on_this_enrol_goes_nowhere(
     assert world.count(PASSKEY) == 3
 
 
+def answered(told: object, _: bytes) -> Reply:
+    return 200, told
+
+
 @pytest.mark.parametrize(
     ("words", "path"),
     [(BY_EMAIL, ATTEST_EMAIL), (BY_OIDC, ATTEST), (BY_PASSKEY, ATTEST)],
@@ -257,7 +263,7 @@ def test_evidence_that_is_not_this_passkeys_word_on_this_enrol_goes_nowhere(
 def test_another_wallets_signature_is_not_used(world: World, person: Named, words: tuple[str, ...], path: str) -> None:
     signature = DeviceKey.generate().sign_recoverable(bytes(32))
     for told in ({"signature": b64u_encode(signature)}, {"signature": b64u_encode(bytes(65))}, {"signature": ""}, {}):
-        world.deployment.hooks["broker", path] = lambda _, told=told: (200, told)
+        world.deployment.hooks["broker", path] = partial(answered, told)
         ada = person("ada")
         outcome = ada.init(*words)
         assert (outcome.code, outcome.reason) == (6, "answer_not_trusted")
