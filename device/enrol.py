@@ -17,6 +17,7 @@ from device.k11.port import K11Kind
 from device.registry import lowest_incarnation
 from device.session import Device
 from device.setting_up import own_k11
+from device.waiting import TRY_AGAIN
 
 PENDING_FILE: Final = "pending-enrol.json"
 #: The registry takes an hour at most; ten minutes of it are left for clocks that differ.
@@ -90,15 +91,13 @@ def enrol(
     identity = Identity.load(device.home)
     if identity is not None:
         if identity.part is not Part.MASTER or (wallet is not None and identity.wallet != wallet):
-            raise DeviceError(
-                Trouble.ALREADY_INITIALISED, f"{device.home.path} serves something else already; use another --home"
-            )
+            raise serves_other(device)
         return Enrolment(identity=identity)
     if wallet is None:
         raise DeviceError(
             Trouble.USAGE, "name the wallet: --wallet ADDRESS (or --wallet-key-file FILE for development)"
         )
-    done = sent_before(device, pending, wallet)
+    done = sent_before(device, pending, operator_omni(wallet))
     if done is not None:
         return done
     if pending is None or not _usable(device, pending, wallet):
@@ -106,19 +105,39 @@ def enrol(
     return _with_wallet(device, pending, wallet_signature, wallet_key)
 
 
-def sent_before(device: Device, pending: Pending | None, wallet: bytes) -> Enrolment | None:
-    """Finish an Enrol whose answer was lost: a registry that knows it gives the same row again.
+def sent_before(device: Device, pending: Pending | None, identity: bytes | None) -> Enrolment | None:
+    """Finish an Enrol whose answer was lost, before anything else is begun: whoever got it may apply it at any time.
 
-    None where nothing was sent, or where it must be made anew.
+    A registry that knows it gives the same row again. None where nothing was sent, or where it was refused for good.
+
+    Args:
+        device: this machine's.
+        pending: what waits in the folder.
+        identity: omni (32 bytes) of who is to be bound now; None where that is not known yet.
+
+    Raises:
+        DeviceError: `already_initialised` where it was another identity's and went through; else as `send_change`.
+        KeyServiceError: the registry's refusal of an Enrol for this identity.
     """
-    if pending is None or pending.change.wallet != wallet or pending.signed.signatures.wallet is None:
+    if pending is None or pending.signed.signatures.wallet is None:
         return None
+    is_ours = identity in (None, pending.change.identity_omni)
     try:
-        return finish(device, pending)
+        done = finish(device, pending)
     except KeyServiceError as exc:
-        if exc.reason is not Reason.CHANGE_NOT_AUTHORISED:
-            raise
-        return None
+        if exc.reason is Reason.CHANGE_NOT_AUTHORISED or not (is_ours or exc.reason.code in TRY_AGAIN):
+            return None
+        raise
+    device.show.note("An Enrol that this folder had sent before went through.")
+    if not is_ours:
+        raise serves_other(device)
+    return done
+
+
+def serves_other(device: Device) -> DeviceError:
+    """The refusal of a folder that is somebody else's already."""
+    detail = f"{device.home.path} serves something else already; use another --home"
+    return DeviceError(Trouble.ALREADY_INITIALISED, detail)
 
 
 def _with_wallet(

@@ -68,15 +68,16 @@ class Show:
         )
         self._err.print(escape(address), soft_wrap=True)
 
-    def identity_page(self, address: str, device: str, *, enrolment: str = "") -> None:
+    def identity_page(self, doing: str, address: str, device: str, *, enrolment: str = "") -> None:
         """Ask the person to go on at a page of the broker; shown in every mode, since nothing goes on without it."""
-        self._err.print("Open this page in your browser, and give its address to nobody:")
+        self._err.print(f"{escape(clean(doing))}: open this page in your browser, and give its address to nobody.")
         self._err.print(escape(clean(address)), soft_wrap=True)
         self._compared("Go on there only if it shows this:", device, enrolment)
 
-    def mail(self, address: str, device: str) -> None:
+    def mail(self, address: str, device: str, *, again: bool) -> None:
         """Say which mail to wait for; shown in every mode, since nothing goes on without it."""
-        self._err.print(f"A mail goes to {escape(clean(address))}. Open its link within 10 minutes, on any machine.")
+        told = "The mail of before still counts; it went to" if again else "A mail goes to"
+        self._err.print(f"{told} {escape(clean(address))}. Its link is good for 10 minutes in all, on any machine.")
         self._compared("Confirm there only if the page shows this:", device, "")
 
     def _compared(self, words: str, device: str, enrolment: str) -> None:

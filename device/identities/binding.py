@@ -17,7 +17,7 @@ from agentkeys_core.keys import recover_address
 from agentkeys_core.registry import ALL_ROLES
 from agentkeys_core.shapes import MAX_EPOCH, integer
 from device.change_desk import approved
-from device.enrol import ENROL_LIFE_S, MARGIN_S, Enrolment, Pending, finish, sent_before
+from device.enrol import ENROL_LIFE_S, MARGIN_S, Enrolment, Pending, finish, sent_before, serves_other
 from device.errors import DeviceError, Trouble
 from device.identities.ceremony import forget_ceremony
 from device.identity import Identity, Part
@@ -41,43 +41,22 @@ def enrolled(device: Device) -> Enrolment | None:
     if known is None:
         return None
     if known.part is not Part.MASTER:
-        raise _other(device)
-    forget_ceremony(device.home)
+        raise serves_other(device)
     return Enrolment(identity=known)
 
 
 def standing(device: Device, identity: bytes | None = None) -> Enrolment | None:
     """Return the enrolment of a folder that has one, also one whose answer was lost; None where it is still to be made.
 
-    `identity` is the omni (32 bytes) that is to be bound, None where it is not known yet. An Enrol that was sent may
-    have been applied, or be so at any time: it is finished before anything else.
+    `identity` is the omni (32 bytes) that is to be bound, None where it is not known yet.
 
     Raises:
-        DeviceError: `already_initialised` for an agent's folder, or where an Enrol of another identity went through;
-            else as `send_change`.
-        KeyServiceError: the registry's refusal of an Enrol for the same identity.
+        DeviceError, KeyServiceError: as `enrolled` and `sent_before`.
     """
-    done, pending = enrolled(device), Pending.load(device.home)
-    if done is not None or pending is None:
-        return done
-    is_ours = identity in (None, pending.change.identity_omni)
-    try:
-        done = sent_before(device, pending, pending.change.wallet)
-    except KeyServiceError as exc:
-        if is_ours or exc.reason.code in TRY_AGAIN:
-            raise
-        return None  # refused for good, and in nobody's way
+    done = enrolled(device) or sent_before(device, Pending.load(device.home), identity)
     if done is not None:
-        device.show.note("An Enrol that this folder had sent before went through.")
         forget_ceremony(device.home)
-        if not is_ours:
-            raise _other(device)
     return done
-
-
-def _other(device: Device) -> DeviceError:
-    detail = f"{device.home.path} serves something else already; use another --home"
-    return DeviceError(Trouble.ALREADY_INITIALISED, detail)
 
 
 def signed_enrol(device: Device, identity: bytes) -> Pending:

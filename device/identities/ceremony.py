@@ -34,6 +34,10 @@ _LIMIT: Final = 4096
 _OVER: Final = frozenset({Reason.CEREMONY_ENDED, Reason.NOT_FOUND})
 
 
+#: Given the address of the page (empty where there is none), and whether that page or mail is of an earlier run.
+Invite = Callable[[str, bool], None]
+
+
 def fingerprint(device: Device) -> str:
     """What the broker's page must show of this device; from its own key, never from an answer."""
     return shown(device.k10.key_hash[:FINGERPRINT_BYTES])
@@ -126,12 +130,12 @@ class Proving:
         self._prover = Prover(device)
         self._pause = pause
 
-    def confirmed(self, asked: Asked, invite: Callable[[str], None]) -> Told:
+    def confirmed(self, asked: Asked, invite: Invite) -> Told:
         """Return the ceremony once the person has confirmed it; one that was begun for the same before goes on.
 
         Args:
             asked: what it is begun with.
-            invite: shows the person the page (its address; empty where it has none), before the waiting begins.
+            invite: tells the person where to go on, before the waiting begins.
 
         Raises:
             DeviceError: `identity_not_offered`; `answer_not_trusted` for a page elsewhere, or an answer that is none;
@@ -142,9 +146,10 @@ class Proving:
         told = None if kept is None or kept.asked != asked.digest else self._still(kept.id)
         if told is not None and told.state is State.CONFIRMED:
             return told
+        again = kept is not None and told is not None
         if kept is None or told is None:
             kept = self._begin(asked)
-        invite(self._checked(asked, kept.page))
+        invite(self._checked(asked, kept.page), again)
         ceremony = kept.id
         otherwise = DeviceError(Trouble.NOT_CONFIRMED, f"nobody confirmed it within {WAIT_S:.0f} s")
         return until(lambda: self._done(ceremony), otherwise=otherwise, pause=self._pause, limit_s=WAIT_S)

@@ -100,6 +100,8 @@ def bind_by_passkey(device: Device, *, existing: bool, kind: K11Kind, pause: Pau
     done = standing(device, None if passkey is None else passkey.identity)
     if done is None:
         device.show.need_person()
+        if passkey is not None:
+            device.show.note("Going on with the passkey of before. Is it gone? Then begin anew with another --home.")
         own_k11(device, kind)
         done = _bound_by(device, passkey or _learnt(device, existing=existing, pause=pause), pause)
     device.home.remove(PASSKEY_FILE)
@@ -109,9 +111,8 @@ def bind_by_passkey(device: Device, *, existing: bool, kind: K11Kind, pause: Pau
 def _learnt(device: Device, *, existing: bool, pause: Pause) -> KnownPasskey:
     """Have the person make a passkey, or show one, and keep its public half."""
     asked = Asked(path=PASSKEY_PATH, members={"action": "sign-in" if existing else "register"}, page=_PAGE)
-    told = Proving(device, pause=pause).confirmed(
-        asked, lambda page: device.show.identity_page(page, fingerprint(device))
-    )
+    shown, doing = fingerprint(device), "Show your passkey" if existing else "Make your passkey, which will name you"
+    told = Proving(device, pause=pause).confirmed(asked, lambda page, _: device.show.identity_page(doing, page, shown))
     try:
         passkey = KnownPasskey.told(told.passkey, existing=existing)
     except KeyServiceError as exc:
@@ -145,10 +146,12 @@ def _bound_by(device: Device, passkey: KnownPasskey, pause: Pause) -> Enrolment:
 
 def _evidence(device: Device, passkey: KnownPasskey, asked: Asked, digest: bytes, pause: Pause) -> PasskeyEvidence:
     """What the passkey signed, once it is seen to be this passkey's word on this digest (32 bytes)."""
-    shown = fingerprint(device)
-    told = Proving(device, pause=pause).confirmed(
-        asked, lambda page: device.show.identity_page(page, shown, enrolment=hex_encode(digest))
-    )
+    shown, doing = fingerprint(device), "Have your passkey sign the enrolment"
+
+    def invite(page: str, _: bool) -> None:
+        device.show.identity_page(doing, page, shown, enrolment=hex_encode(digest))
+
+    told = Proving(device, pause=pause).confirmed(asked, invite)
     host = urlsplit(device.profile.broker).hostname or ""
     expected = Expected(
         credential_id=passkey.credential_id,

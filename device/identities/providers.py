@@ -14,6 +14,7 @@ from device.session import Device
 GOOGLE: Final = "https://accounts.google.com"
 PROVIDERS_PATH: Final = "/v1/identity/oidc/issuers"
 _MAX_TEXT: Final = 1024
+_MAX_PROVIDERS: Final = 64
 _BAD: Final = Reason.INVALID_ENCODING
 
 
@@ -65,7 +66,13 @@ def _providers(device: Device) -> dict[str, Provider]:
             raise
         return {}
     try:
-        listed = sequence(fields(answer, required=("issuers",), reason=_BAD)["issuers"], "issuers", reason=_BAD)
-        return {found.issuer: found for found in map(Provider.parse, listed)}
+        return {found.issuer: found for found in _listed(answer)}
     except KeyServiceError as exc:
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker tells no list of providers") from exc
+
+
+def _listed(answer: object) -> list[Provider]:
+    listed = sequence(fields(answer, required=("issuers",), reason=_BAD)["issuers"], "issuers", reason=_BAD)
+    if len(listed) > _MAX_PROVIDERS:
+        raise KeyServiceError(_BAD, "more providers than anybody has")
+    return [Provider.parse(entry) for entry in listed]

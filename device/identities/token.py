@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fields, parse_canonical, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.evidence import OidcEvidence
+from agentkeys_core.evidence import MAX_EMAIL_BYTES, OidcEvidence
 from agentkeys_core.ids import IdentityType, identity_omni, oidc_value
 from agentkeys_core.pairing import oidc_nonce
 from device.enrol import Enrolment
@@ -25,6 +25,7 @@ from device.waiting import TRY_AGAIN, Pause
 BLIND_FILE: Final = "pending-oidc.json"
 OIDC_PATH: Final = "/v1/identity/oidc"
 MAX_TOKEN_BYTES: Final = 16 * 1024
+MAX_SUBJECT: Final = 255  # OpenID Connect Core, 2
 _SEGMENTS: Final = 3
 _BAD: Final = Reason.INVALID_EVIDENCE
 
@@ -65,8 +66,11 @@ class Claims:
             raise KeyServiceError(_BAD, "the ID token is for another client")
         if wish.issuer not in (None, issuer):
             raise KeyServiceError(_BAD, "the ID token is another provider's")
+        if len(subject) > MAX_SUBJECT:
+            raise KeyServiceError(_BAD, "the ID token's subject is too long")
         email = claims.get("email")
-        return cls(issuer=issuer, subject=subject, name=email if isinstance(email, str) and email else subject)
+        is_shown = isinstance(email, str) and 0 < len(email) <= MAX_EMAIL_BYTES
+        return cls(issuer=issuer, subject=subject, name=str(email) if is_shown else subject)
 
     def identity(self, *, google: bool) -> bytes:
         """The identity omni (32 bytes): by subject alone for Google, else by issuer and subject."""
@@ -95,8 +99,8 @@ def bind_at_provider(
     provider = chosen_provider(device, issuer)
     wish = wished_token(device, provider.client_id, kind, issuer=provider.issuer)
     asked = Asked(path=OIDC_PATH, members={"issuer": provider.issuer, "nonce": wish.nonce}, page="/identity/oidc/")
-    shown = fingerprint(device)
-    told = Proving(device, pause=pause).confirmed(asked, lambda page: device.show.identity_page(page, shown))
+    shown, doing = fingerprint(device), f"Sign in at {provider.issuer}"
+    told = Proving(device, pause=pause).confirmed(asked, lambda page, _: device.show.identity_page(doing, page, shown))
     try:
         claims = Claims.of(told.id_token, wish)
         identity = claims.identity(google=google)

@@ -142,11 +142,13 @@ def user(parts: Parts, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Use
 def address(terminal: Terminal, pattern: str, *, after: int = 0) -> str:
     """The newest address on the terminal, once there are more than `after` of its kind."""
     seen = terminal.until(rf"(?s)({pattern}.*){{{after + 1}}}\s")
-    return re.findall(pattern, seen)[-1]
+    found: list[str] = re.findall(pattern, seen)
+    return found[-1]
 
 
 def device_shown(terminal: Terminal) -> str:
-    return re.findall(DEVICE, terminal.until(DEVICE))[-1].strip()
+    found: list[str] = re.findall(DEVICE, terminal.until(DEVICE))
+    return found[-1].strip()
 
 
 def press(page: Page, name: str) -> None:
@@ -171,6 +173,10 @@ def test_by_an_address(user: User, parts: Parts, context: BrowserContext) -> Non
         page.goto(parts.mail.mailbox.link())
         expect(page.locator("main")).to_contain_text(device_shown(terminal))
         picture(page, "init-email")
+        page.set_viewport_size({"width": 360, "height": 640})
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        picture(page, "init-email-narrow-dark")
         press(page, "Yes, bind this device")
         done(page)
         picture(page, "init-email-done")
@@ -194,6 +200,10 @@ def test_by_a_provider(user: User, parts: Parts, context: BrowserContext) -> Non
         expect(page.locator("main")).to_contain_text("ada@people.test")
         expect(page.locator("main")).to_contain_text(shown)
         picture(page, "init-oidc-confirm")
+        page.set_viewport_size({"width": 360, "height": 640})
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        picture(page, "init-oidc-confirm-narrow-dark")
         press(page, "Yes, bind this device")
         done(page)
         terminal.until("says that you are")

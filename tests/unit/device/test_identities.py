@@ -202,6 +202,24 @@ def test_an_enrol_that_went_through_is_not_taken_for_another_identity(world: Wor
     assert ada("whoami").data["status"] == "registered"
 
 
+def test_an_enrol_that_went_through_is_not_taken_for_a_wallets(world: World, person: Named) -> None:
+    ada = person("ada")
+    with rows_lost(world):
+        assert ada.init(*BY_EMAIL).reason == "unreachable"
+    wallet = ada.init()
+    assert (wallet.code, wallet.reason) == (7, "already_initialised")
+    assert ada("whoami").data["status"] == "registered"
+
+
+def test_an_enrol_that_was_refused_for_good_stands_in_nobodys_way(world: World, person: Named) -> None:
+    """Somebody else was first with that address; another identity binds in the same folder."""
+    enrolled(person("mallory").init(*BY_EMAIL))
+    ada = person("ada")
+    assert ada.init(*BY_EMAIL).reason == "already_bound"
+    assert ada.init(*BY_EMAIL).reason == "already_bound"
+    enrolled(ada.init("--identity", "email", "--email", "other@people.test"))
+
+
 def test_a_refused_token_is_followed_by_a_new_nonce(world: World, person: Named) -> None:
     """A nonce counts once: with the old one the signer would refuse for ever."""
     world.provider.spoil = {"iat": 1}
@@ -290,6 +308,7 @@ def test_an_identity_that_the_broker_lacks_is_not_offered(
 @pytest.mark.parametrize(
     "told",
     [[], {}, {"issuers": {}}, {"issuers": ["https://a"]}, {"issuers": [{"issuer": ISSUER, "client_id": ""}]},
+     {"issuers": [{"issuer": f"https://a{number}", "client_id": "c"} for number in range(65)]},
      {"issuers": [{"issuer": "https://a\x1b[2J", "client_id": "c"}]}, {"issuers": [{"issuer": 7, "client_id": "c"}]}],
 )  # fmt: skip
 def test_what_is_no_list_of_providers_is_not_trusted(world: World, person: Named, told: object) -> None:

@@ -10,6 +10,7 @@ import pytest
 from agentkeys_core.changes import parse_change
 from agentkeys_core.encoding import b64u_decode, b64u_encode
 from agentkeys_core.errors import Reason
+from agentkeys_core.ids import IdentityType, identity_omni, passkey_value
 from agentkeys_core.keys import DeviceKey
 from device.identities import ceremony
 from device.identities.email import bind_by_email
@@ -37,6 +38,7 @@ from tests.unit.device.identity_kit import (
     enrolled,
     identity_world,
     opened,
+    operator_of,
 )
 
 
@@ -80,7 +82,7 @@ def test_a_page_of_another_origin_is_shown_to_nobody(
         world.lie(f"/v1/identity/{kind}", page=bad)
         outcome = ada.init(*words)
         assert (outcome.code, outcome.reason) == (6, "answer_not_trusted"), bad
-        assert "Open this page" not in outcome.err
+        assert "open this page" not in outcome.err
 
 
 NO_CEREMONIES: list[Told] = [
@@ -291,6 +293,21 @@ def test_a_wallet_that_the_broker_made_up_registers_nothing(world: World, person
 
 
 # --- refusals of the broker
+
+
+def test_a_passkey_that_the_broker_has_forgotten_is_made_anew(world: World, person: Named) -> None:
+    def forget(path: str, told: Told) -> None:
+        world.act(path, told)
+        world.deployment.hooks["broker", PASSKEY] = lambda _: problem(Reason.INVALID_BODY, 400)
+
+    world.deployment.identity.person = forget
+    ada = person("ada")
+    assert ada.init(*BY_PASSKEY).reason == "invalid_body"
+    del world.deployment.hooks["broker", PASSKEY]
+    world.deployment.identity.person = world.act
+    world.passkey = SoftPasskey(rp_id=RP_ID, origin=world.broker.origin)
+    operator = enrolled(ada.init(*BY_PASSKEY))
+    assert operator == operator_of(world, identity_omni(IdentityType.PASSKEY, passkey_value(*world.passkey.xy)))
 
 
 def test_a_busy_broker_is_asked_again(world: World, person: Named, monkeypatch: pytest.MonkeyPatch) -> None:
