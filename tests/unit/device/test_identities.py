@@ -220,6 +220,20 @@ def test_an_enrol_that_was_refused_for_good_stands_in_nobodys_way(world: World, 
     enrolled(ada.init("--identity", "email", "--email", "other@people.test"))
 
 
+def test_another_identitys_enrol_is_not_taken(world: World, person: Named) -> None:
+    """It was signed, and its wallet is told for the next one: a broker cannot have it sent for somebody else."""
+    world.deployment.hooks["broker", ATTEST_EMAIL] = lambda _: problem(Reason.SIGNER_UNREACHABLE, 503)
+    ada = person("ada")
+    assert ada.init(*BY_EMAIL).reason == "signer_unreachable"
+    first = (ada.home / "pending-enrol.json").read_bytes()
+    wallet = json.loads(first)["change"]["message"]["wallet"]
+    world.deployment.hooks["broker", "/v1/derive-address"] = lambda _: (200, {"address": wallet, "epoch": 1})
+    assert ada.init("--identity", "email", "--email", "other@people.test").reason == "signer_unreachable"
+    second = (ada.home / "pending-enrol.json").read_bytes()
+    told = json.loads(second)["change"]["message"]["identityOmni"]
+    assert told.removeprefix("0x") == identity_omni(IdentityType.EMAIL, "other@people.test").hex()
+
+
 def test_a_refused_token_is_followed_by_a_new_nonce(world: World, person: Named) -> None:
     """A nonce counts once: with the old one the signer would refuse for ever."""
     world.provider.spoil = {"iat": 1}
