@@ -7,7 +7,7 @@ from agentkeys_core.changes import ChangeSignatures, Enrol, K11OfDevice, SignedC
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import operator_omni
 from agentkeys_core.keys import DeviceKey, recover_address
-from agentkeys_core.registry import ALL_ROLES
+from agentkeys_core.registry import ALL_ROLES, K11Public
 from device.change_desk import Receipt, send_change
 from device.errors import DeviceError, Trouble
 from device.home import Home
@@ -167,24 +167,7 @@ def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
 def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     """Compose Enrol, have K10 and K11 sign it, and keep it for the wallet."""
     operator = operator_omni(wallet)
-    incarnation = lowest_incarnation(device.routes, operator)
-    public = own_k11(device, kind).public
-    change = Enrol(
-        identity_omni=operator,
-        operator_omni=operator,
-        wallet=wallet,
-        wallet_epoch=0,
-        device=device.k10.address,
-        k11_cred_id=public.credential_id_hash,
-        k11_x=int.from_bytes(public.x, "big"),
-        k11_y=int.from_bytes(public.y, "big"),
-        k11_rp_id_hash=public.rp_id_hash,
-        k11_origin_hash=public.origin_hash,
-        roles=int(ALL_ROLES),
-        incarnation=incarnation,
-        nonce=0,
-        deadline=device.now() + ENROL_LIFE_S,
-    )
+    change = first_enrol(device, own_k11(device, kind).public, identity=operator, wallet=wallet, wallet_epoch=0)
     signed = device.k10.sign_change(change, device.profile.domain)
     intent = change_intent(change, signed.name)
     device.show.signing(intent)
@@ -195,6 +178,31 @@ def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     pending = Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
     pending.save(device.home)
     return pending
+
+
+def first_enrol(device: Device, k11: K11Public, *, identity: bytes, wallet: bytes, wallet_epoch: int) -> Enrol:
+    """Compose the Enrol of this device for an identity omni (32 bytes) and its initial wallet (20 address bytes).
+
+    Raises:
+        DeviceError, KeyServiceError: as `lowest_incarnation`.
+    """
+    operator = operator_omni(wallet)
+    return Enrol(
+        identity_omni=identity,
+        operator_omni=operator,
+        wallet=wallet,
+        wallet_epoch=wallet_epoch,
+        device=device.k10.address,
+        k11_cred_id=k11.credential_id_hash,
+        k11_x=int.from_bytes(k11.x, "big"),
+        k11_y=int.from_bytes(k11.y, "big"),
+        k11_rp_id_hash=k11.rp_id_hash,
+        k11_origin_hash=k11.origin_hash,
+        roles=int(ALL_ROLES),
+        incarnation=lowest_incarnation(device.routes, operator),
+        nonce=0,
+        deadline=device.now() + ENROL_LIFE_S,
+    )
 
 
 def finish(device: Device, pending: Pending) -> Enrolment:

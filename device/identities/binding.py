@@ -12,18 +12,16 @@ from agentkeys_core.changes import ChangeSignatures, Enrol, SignedChange
 from agentkeys_core.encoding import address_decode, b64u_decode, canonical_json, fields, hex_encode, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, BindEvidence
-from agentkeys_core.ids import operator_omni
 from agentkeys_core.keys import recover_address
-from agentkeys_core.registry import ALL_ROLES
 from agentkeys_core.shapes import MAX_EPOCH, integer
 from device.change_desk import approved
-from device.enrol import ENROL_LIFE_S, MARGIN_S, Enrolment, Pending, finish, sent_before, serves_other
+from device.enrol import MARGIN_S, Enrolment, Pending, finish, first_enrol, sent_before, serves_other
 from device.errors import DeviceError, Trouble
 from device.identities.ceremony import forget_ceremony
 from device.identity import Identity, Part
 from device.k11.port import K11Record
 from device.problems import check_refusal
-from device.registry import TIMEOUT_S, lowest_incarnation
+from device.registry import TIMEOUT_S
 from device.session import Device
 from device.waiting import TRY_AGAIN
 
@@ -75,7 +73,7 @@ def signed_enrol(device: Device, identity: bytes) -> Pending:
     record = K11Record.load(device.home)
     if record is None:
         raise DeviceError(Trouble.K11_MISSING, "run init from its beginning: it makes the keys that are bound")
-    change = _enrol(device, identity, wallet, record)
+    change = first_enrol(device, record.public, identity=identity, wallet=wallet.address, wallet_epoch=wallet.epoch)
     signed, k11 = approved(device, change, question="Sign this and send it?")
     pending = Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
     pending.save(device.home)
@@ -160,24 +158,4 @@ def _holds(device: Device, pending: Pending, identity: bytes, wallet: _InitialWa
         and change.device == device.k10.address
         and pending.signed.signatures.wallet is None
         and change.deadline > device.now() + MARGIN_S
-    )
-
-
-def _enrol(device: Device, identity: bytes, wallet: _InitialWallet, record: K11Record) -> Enrol:
-    operator, public = operator_omni(wallet.address), record.public
-    return Enrol(
-        identity_omni=identity,
-        operator_omni=operator,
-        wallet=wallet.address,
-        wallet_epoch=wallet.epoch,
-        device=device.k10.address,
-        k11_cred_id=public.credential_id_hash,
-        k11_x=int.from_bytes(public.x, "big"),
-        k11_y=int.from_bytes(public.y, "big"),
-        k11_rp_id_hash=public.rp_id_hash,
-        k11_origin_hash=public.origin_hash,
-        roles=int(ALL_ROLES),
-        incarnation=lowest_incarnation(device.routes, operator),
-        nonce=0,
-        deadline=device.now() + ENROL_LIFE_S,
     )

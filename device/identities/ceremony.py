@@ -155,13 +155,17 @@ class Proving:
         return until(lambda: self._done(ceremony), otherwise=otherwise, pause=self._pause, limit_s=WAIT_S)
 
     def _still(self, ceremony: str) -> Told | None:
-        """A ceremony of before, None where the broker no longer has it."""
+        """A ceremony of before, None where the broker no longer has it, or where its page leads on no more.
+
+        After the sign-in at a provider only the page that is open then does, and that may have been closed.
+        """
         try:
-            return self._told(ceremony)
+            told = self._told(ceremony)
         except KeyServiceError as exc:
             if exc.reason not in _OVER:
                 raise
             return None
+        return None if told.state is State.AUTHENTICATED else told
 
     def _begin(self, asked: Asked) -> _Kept:
         try:

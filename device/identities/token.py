@@ -159,7 +159,8 @@ def wished_token(device: Device, client_id: str, kind: K11Kind, *, issuer: str |
 
 
 def _bound_by(device: Device, identity: bytes, claims: Claims, evidence: OidcEvidence) -> Enrolment:
-    device.show.note(f"{claims.issuer} says that you are {claims.name} (its subject {claims.subject}).")
+    subject = "" if claims.name == claims.subject else f" (its subject {claims.subject})"
+    device.show.note(f"{claims.issuer} says that you are {claims.name}{subject}.")
     pending = signed_enrol(device, identity)
     try:
         made = bound(device, pending, lambda change: attested(device, change, evidence))

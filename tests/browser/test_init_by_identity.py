@@ -28,7 +28,7 @@ ADDRESS = "Ada@people.test"
 DEVICE = r"device +((?:[0-9a-f]{4} ?){4})\s"
 LIMIT_S = 60
 ASKED = r"Sign this and send it\? \[y/N\]"
-K11_PAGE = r"http://localhost:\d+/#\S+"
+K11_PAGE = r"http://localhost:\d+/\S+#\S+"
 
 
 @dataclass

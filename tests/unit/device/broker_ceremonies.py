@@ -126,14 +126,16 @@ class Ceremonies:
         assert self.client.get(path).status_code == 200
         assert self.client.post(path, headers=FORM).status_code == 200
 
-    def sign_in(self, page: str) -> None:
-        """Go to the provider, come back, agree."""
+    def sign_in(self, page: str, *, agree: bool = True) -> None:
+        """Go to the provider, come back, and agree."""
         shown = self.client.get(self.path(page))
         assert shown.status_code == 200, shown.text
         onward = html.unescape(_found(r'class="button" href="([^"]+)"', shown.text))
         state = parse_qs(urlsplit(onward).query)["state"][0]
         back = self.client.get(f"{CALLBACK}?{urlencode({'code': 'c', 'state': state})}")
         secret = _found(r'name="secret" value="([^"]+)"', back.text)
+        if not agree:
+            return
         done = self.client.post("/identity/oidc/confirm", content=urlencode({"secret": secret}), headers=FORM)
         assert done.status_code == 200, done.text
 

@@ -143,6 +143,17 @@ def test_a_ceremony_that_is_over_is_begun_anew(world: World, person: Named, word
     enrolled(ada.init(*words))
 
 
+def test_a_page_that_leads_on_no_more_is_followed_by_another(world: World, person: Named) -> None:
+    """The person signed in at the provider and closed the page that asks once more: its address is used up."""
+    world.idle = True
+    ada = person("ada")
+    assert ada.init(*BY_OIDC).reason == "not_confirmed"
+    world.broker.sign_in(world.begun[0][1]["page"], agree=False)
+    world.idle = False
+    enrolled(ada.init(*BY_OIDC))
+    assert world.count(OIDC) == 2
+
+
 def test_another_address_is_another_mail(world: World, person: Named) -> None:
     world.idle = True
     ada = person("ada")
