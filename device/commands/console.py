@@ -21,7 +21,7 @@ def console(context: typer.Context) -> None:
     with Home.open(chosen.home) as home:
         identity = Identity.load(home)
         if identity is None or identity.part is not Part.MASTER:
-            raise DeviceError(Trouble.K11_MISSING, "the console is for a master's device")
+            raise DeviceError(Trouble.USAGE, "the console is for a master's device, and this is none")
         site = Console(home, chosen.show)
         try:
             with serving(site) as address:
