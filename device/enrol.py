@@ -87,7 +87,7 @@ def enrol(
         KeyServiceError: the registry's refusal.
     """
     pending = Pending.load(device.home)
-    wallet = wallet or (pending.change.wallet if pending else None)
+    wallet = wallet or (pending.change.wallet if pending and _is_own(pending) else None)
     identity = Identity.load(device.home)
     if identity is not None:
         if identity.part is not Part.MASTER or (wallet is not None and identity.wallet != wallet):
@@ -159,9 +159,15 @@ def _with_wallet(
     return finish(device, pending)
 
 
+def _is_own(pending: Pending) -> bool:
+    """Whether the wallet itself is the identity, and not one that the signer holds for it."""
+    return pending.change.identity_omni == pending.change.operator_omni
+
+
 def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
     change = pending.change
-    return change.wallet == wallet and change.device == device.k10.address and change.deadline > device.now() + MARGIN_S
+    is_ours = change.wallet == wallet and change.device == device.k10.address
+    return _is_own(pending) and is_ours and change.deadline > device.now() + MARGIN_S
 
 
 def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:

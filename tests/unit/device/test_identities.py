@@ -222,6 +222,17 @@ def test_an_enrol_that_went_through_is_not_taken_for_a_wallets(world: World, per
     assert ada("whoami").data["status"] == "registered"
 
 
+def test_no_wallet_of_ones_own_is_asked_to_sign_for_another_identity(world: World, person: Named) -> None:
+    """What waits is for a wallet that the signer holds: init for an own wallet asks which one."""
+    world.deployment.hooks["broker", ATTEST_EMAIL] = lambda _: problem(Reason.SIGNER_UNREACHABLE, 503)
+    ada = person("ada")
+    assert ada.init(*BY_EMAIL).reason == "signer_unreachable"
+    unnamed = ada.init("--identity", "evm")
+    assert (unnamed.code, unnamed.reason) == (2, "usage")
+    wallet = json.loads((ada.home / "pending-enrol.json").read_bytes())["change"]["message"]["wallet"]
+    assert ada.init("--wallet", wallet).data["typed_data"]["message"]["walletEpoch"] == 0
+
+
 def test_an_enrol_that_was_refused_for_good_stands_in_nobodys_way(world: World, person: Named) -> None:
     """Somebody else was first with that address; another identity binds in the same folder."""
     enrolled(person("mallory").init(*BY_EMAIL))
