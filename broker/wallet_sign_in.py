@@ -43,8 +43,8 @@ def check_wallet(
 
     The message is for this broker (`uri`), asked for by a page of it or by the device's own page (`domain`), which is
     what a wallet compares with the page that asks. The device is named by the message's only resource, so that a
-    message which the user signed for one device signs in no other. A managed wallet cannot take part: the signer refuses
-    every message with such a resource.
+    message which the user signed for one device signs in no other. A managed wallet cannot take part: the signer
+    refuses every message with such a resource.
 
     Raises:
         KeyServiceError: `policy_refused` for an operator whose wallet is managed; `proof_invalid` for a message to

@@ -5,11 +5,12 @@ A session serves pages and ceremonies; what releases anything is signed apart an
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
-from agentkeys_core.encoding import b64u_encode, canonical_json, fields
+from agentkeys_core.encoding import b64u_encode, canonical_json, fields, hex_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.proof import SESSION_WINDOW_S, SessionProof
@@ -18,6 +19,7 @@ from device.errors import DeviceError, Trouble
 from device.problems import check_refusal
 from device.registry import TIMEOUT_S
 from device.session import Device
+from device.signed_in import SignedIn
 
 PROOF_HEADER: Final = "AgentKeys-Proof"
 _NONCE_BYTES: Final = 16
@@ -34,6 +36,7 @@ Method = Literal["GET", "POST"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grant:
+    session: SignedIn
     token: str = field(repr=False)
     expires_at: int
 
@@ -42,13 +45,14 @@ class _Grant:
         """Raises `answer_not_trusted`."""
         try:
             members = fields(answer, required=("session", "token", "token_expires_at"), reason=_BAD)
+            session = SignedIn.parse(members["session"])
             token = text(members["token"], "token", reason=_BAD)
             expires_at = integer(members["token_expires_at"], "token_expires_at", reason=_BAD)
         except KeyServiceError as exc:
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"no session in the broker's answer: {exc}") from exc
         if not _TOKEN.fullmatch(token):
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker's token is none")
-        return cls(token=token, expires_at=expires_at)
+        return cls(session=session, token=token, expires_at=expires_at)
 
 
 class Prover:
@@ -66,11 +70,15 @@ class Prover:
             KeyServiceError: the broker's refusal.
             DeviceError: `answer_not_trusted`, `unreachable`, `peer_not_trusted`.
         """
+        return self.ask("sign-in", "POST", path, members, nonce=self.challenge())
+
+    def challenge(self) -> str:
+        """Return a fresh nonce of the broker's, good for five minutes and one sign-in. Raises as `begin`."""
         told = check_refusal(self._device.channel(None).get("/v1/session/challenge", timeout_s=TIMEOUT_S)).json()
         nonce = told.get("nonce") if isinstance(told, dict) else None
         if not isinstance(nonce, str) or not _CHALLENGE.fullmatch(nonce):
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker's challenge is none")
-        return self.ask("sign-in", "POST", path, members, nonce=nonce)
+        return nonce
 
     def ask(
         self,
@@ -134,6 +142,39 @@ class BrokerSession:
                 raise
         self._grant = None
         return self._ask(method, path, members)
+
+    @property
+    def signed_in(self) -> SignedIn | None:
+        """The session under way, as the broker told of it; None before the first request."""
+        return None if self._grant is None else self._grant.session
+
+    def begin(self, word: Callable[[str], Mapping[str, object]]) -> SignedIn:
+        """Begin a session now, in place of the one under way, and return it.
+
+        `word` is given the broker's nonce and returns what the user's own wallet says to it, for the member `siwe`.
+
+        Raises:
+            KeyServiceError, DeviceError: as `Prover.begin`, and as `word`; what was under way then goes on.
+        """
+        nonce = self._prover.challenge()
+        before = self._grant
+        answer = self._prover.ask("sign-in", "POST", "/v1/session", {"siwe": word(nonce)}, nonce=nonce)
+        self._grant = _Grant.parse(answer)
+        if before is not None:
+            self._end(before)
+        return self._grant.session
+
+    def end(self) -> None:
+        """Leave nothing behind: a token is lost with this program. Where the broker does not answer, time does it."""
+        if self._grant is not None:
+            self._end(self._grant)
+            self._grant = None
+
+    def _end(self, grant: _Grant) -> None:
+        with suppress(DeviceError, KeyServiceError):
+            self._prover.ask(
+                "request", "POST", "/v1/session/end", {"id": hex_encode(grant.session.id)}, token=grant.token
+            )
 
     def _ask(self, method: Method, path: str, members: Mapping[str, object]) -> object:
         return self._prover.ask("request", method, path, members, token=self._fresh().token)

@@ -90,7 +90,16 @@ def _install_chromium(folder: Path) -> None:
     shutil.rmtree(folder / "node_modules")
 
 
+def _install_anvil(folder: Path) -> None:
+    """Anvil: one program, which its npm packages bring for this machine's processor and system."""
+    _npm("wallet", _WALLET_WHY)(folder)
+    (found,) = folder.glob("node_modules/@foundry-rs/anvil-*/bin/anvil")
+    found.rename(folder / "anvil")
+    shutil.rmtree(folder / "node_modules")
+
+
 _CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
+_WALLET_WHY = "Anvil, which plays the user's wallet in the page tests, is an npm package (Node.js 20 or newer)"
 _NODE_WHY = "the Node client of the foreign client tests needs its packages (Node.js 20 or newer)"
 _OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
 
@@ -99,6 +108,7 @@ SERVICES = {
     for service in (
         Service(name="minio", version=MINIO, program="minio", install=_install_minio),
         Service(name="chromium", version="153.0.0", program="chromium", install=_install_chromium),
+        Service(name="anvil", version="1.7.1", program="anvil", install=_install_anvil),
         Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
         Service(
             name="node-client",

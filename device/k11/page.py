@@ -24,8 +24,8 @@ _PACKAGE: Final = "device.k11"
 class Task:
     """One ceremony: what the page shows (`digest` is empty where there is none), the options, who judges the answer.
 
-    `accept` returns nothing where the answer is good, and raises KeyServiceError or DeviceError where the person may try
-    again.
+    `accept` returns nothing where the answer is good, and raises KeyServiceError or DeviceError where the person may
+    try again.
     """
 
     kind: str  # "create" or "get"; elsewhere also "confirm", "account", "typed_data" or "message"

@@ -12,7 +12,7 @@ from agentkeys_core.checksum import checksum_encode
 from agentkeys_core.encoding import fields, hex_decode, hex_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import eip191_digest, recover_address
-from agentkeys_core.shapes import text
+from agentkeys_core.shapes import boolean, text
 from agentkeys_core.siwe import SiweMessage
 from device.errors import DeviceError, Trouble
 from device.intent import Intent
@@ -27,13 +27,21 @@ _OTHER_ACCOUNT: Final = {"other_account": True}
 Ask = Callable[[Task], None]
 
 
-def choose_account(ask: Ask) -> bytes:
+def choose_account(ask: Ask, check: Callable[[bytes], None]) -> bytes:
     """Return the account (20 bytes) that the person chose in a wallet; it has proven nothing yet.
+
+    `check` raises KeyServiceError or DeviceError for an account that cannot be taken: the person may choose another.
 
     Raises:
         DeviceError: as `ask`.
     """
     chosen: list[bytes] = []
+
+    def accept(obj: object) -> None:
+        address = _address(obj)
+        check(address)
+        chosen.append(address)
+
     ask(
         Task(
             kind="account",
@@ -41,10 +49,35 @@ def choose_account(ask: Ask) -> bytes:
             lines=(),
             digest="",
             options={},
-            accept=lambda obj: chosen.append(_address(obj)),
+            accept=accept,
         )
     )
     return chosen[0]
+
+
+def agreed(
+    ask: Ask,
+    title: str,
+    words: str,
+    *,
+    yes: str,
+    no: str = "",
+    lines: tuple[tuple[str, str], ...] = (),
+    digest: str = "",
+) -> bool:
+    """Return what the person answers with one of two buttons; without `no` there is but one, and a way to decline.
+
+    Raises:
+        DeviceError: as `ask`.
+    """
+    given: list[bool] = []
+    options = {"no": no, "words": words, "yes": yes}
+
+    def accept(obj: object) -> None:
+        given.append(boolean(fields(obj, required=("confirmed",), reason=_BAD)["confirmed"], "confirmed", reason=_BAD))
+
+    ask(Task(kind="confirm", title=title, lines=lines, digest=digest, options=options, accept=accept))
+    return given[0]
 
 
 def sign_change(ask: Ask, intent: Intent, typed_data: Mapping[str, object], wallet: bytes) -> bytes | None:
@@ -123,7 +156,9 @@ def _signature(obj: object) -> bytes:
     """Read r||s||v, and write its v as the registry does: wallets give 0 or 1 as well. Raises `invalid_encoding`."""
     signature = _hex(fields(obj, required=("signature",), reason=_BAD)["signature"], "signature", length=None)
     if len(signature) != _SIGNATURE_BYTES:
-        raise KeyServiceError(_BAD, f"a signature of {len(signature)} bytes; only accounts with a key of their own sign")
+        raise KeyServiceError(
+            _BAD, f"a signature of {len(signature)} bytes; contract accounts cannot sign here"
+        )
     v = signature[-1]
     return signature[:-1] + bytes([v + _LEGACY_V if v < 2 else v])  # noqa: PLR2004 - 0 and 1
 

@@ -60,7 +60,7 @@ async function finish(task, answer) {
   attempt += 1;
   await send(task, answer);
   show("One moment …", made("p", "The program on this machine goes on."));
-  listen(task.number);
+  listen(task.number).catch(failed);
 }
 
 const decline = (task) => button("Decline", () => finish(task, { declined: true }), true);
@@ -158,8 +158,10 @@ function touch(task) {
 }
 
 function confirm(task) {
-  const go = button(task.options.button, () => finish(task, { confirmed: true }));
-  show(task.title, ...described(task), buttons(first(go), decline(task)));
+  const { words, yes, no } = task.options;
+  const go = button(yes, () => finish(task, { confirmed: true }));
+  const other = no ? button(no, () => finish(task, { confirmed: false }), true) : decline(task);
+  show(task.title, ...(words ? [made("p", words)] : []), ...described(task), buttons(first(go), other));
 }
 
 const KINDS = { account, typed_data: sign, message: sign, create: touch, get: touch, confirm };
@@ -181,6 +183,10 @@ async function listen(after) {
   }
 }
 
+function failed(error) {
+  show("This did not work", made("p", error.message));
+}
+
 async function start() {
   if (!token) {
     show("Open the address that your terminal shows");
@@ -189,6 +195,4 @@ async function start() {
   await listen(0);
 }
 
-start().catch((error) => {
-  show("This did not work", made("p", error.message));
-});
+start().catch(failed);

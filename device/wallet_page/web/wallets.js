@@ -15,9 +15,9 @@ function plain(value, limit) {
 }
 
 // What announces itself may throw at every touch, and change from one to the next.
-function read(detail) {
+function read(announced) {
   try {
-    const { info, provider } = detail;
+    const { info, provider } = announced();
     const name = plain(info.name, 60);
     const rdns = plain(info.rdns, 60);
     if (!name || typeof provider !== "object" || provider === null || typeof provider.request !== "function") return null;
@@ -29,7 +29,7 @@ function read(detail) {
 
 // One that comes again with the same provider is the same; one that only says so is another, and both are shown.
 window.addEventListener("eip6963:announceProvider", (event) => {
-  const found = read(event.detail);
+  const found = read(() => event.detail);
   if (!found || wallets.length >= MAX_WALLETS || wallets.some((known) => known.provider === found.provider)) return;
   wallets.push(found);
   for (const watch of watchers) watch();
@@ -39,8 +39,9 @@ const look = () => { window.dispatchEvent(new Event("eip6963:requestProvider"));
 
 // A wallet from before EIP-6963: whichever took the place. Offered by that name, and only where no other is there.
 function legacy() {
-  const found = read({ info: { name: "Legacy wallet", rdns: "of an older kind, which does not say its name" }, provider: window.ethereum });
-  return found && wallets.length === 0 ? [found] : [];
+  const info = { name: "Legacy wallet", rdns: "of an older kind, which does not say its name" };
+  const found = wallets.length ? null : read(() => ({ info, provider: window.ethereum }));
+  return found ? [found] : [];
 }
 
 const shown = () => [...wallets, ...legacy()];
