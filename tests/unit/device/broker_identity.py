@@ -98,6 +98,12 @@ class BrokerIdentity:
         self.lie(method, path, told)
         return found.status_code, json.loads(json.dumps(told))
 
+    def sessions_left(self) -> list[str]:
+        """How the devices of all sessions that have not ended were signed in."""
+        query = "SELECT method FROM sessions WHERE revoked_at IS NULL"
+        with self._engine.connect() as connection:
+            return [str(method) for (method,) in connection.exec_driver_sql(query)]
+
     def close(self) -> None:
         """End its threads and close its store."""
         self._client.close()
