@@ -169,20 +169,22 @@ def test_who_rejects_may_try_again(page: Page, wallet: BrowserWallet, somebody: 
         not_now(page, terminal)
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [(-32002, "still asking you"), (4100, "not let this page"), (4900, "not connected"), (1, "Your wallet says: <b>no</b>")],
-)
-def test_what_a_wallet_refuses_is_said_in_words(
-    page: Page, wallet: BrowserWallet, somebody: Person, code: int, words: str
-) -> None:
+def test_what_a_wallet_refuses_is_said_in_words(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
+    code = 0
+
     def refuse(method: str, params: Any) -> Any:
         raise WalletError(code, "<b>no</b>")
 
     wallet.act = refuse
     with init_at(page, somebody) as terminal:
-        press(page, "Test Wallet")
-        expect(status(page)).to_contain_text(words)
+        for code, words in (
+            (-32002, "still asking you"),
+            (4100, "not let this page"),
+            (4900, "not connected"),
+            (1, "Your wallet says: <b>no</b>"),
+        ):
+            press(page, "Test Wallet")
+            expect(status(page)).to_contain_text(words)
         press(page, "Decline")
         expect(heading(page)).to_have_text("Not enrolled")
         assert "declined" in ended(terminal, 1)
@@ -227,10 +229,11 @@ def test_a_wallet_that_changes_its_account_midway_is_told_which_one_is_needed(
     assert somebody("whoami").data["wallet"] == wallet.account(3)
 
 
-@pytest.mark.parametrize("member", ["device", "deadline", "salt"])
 def test_typed_data_that_the_wallet_tampers_with_is_refused(
-    page: Page, wallet: BrowserWallet, somebody: Person, member: str
+    page: Page, wallet: BrowserWallet, somebody: Person
 ) -> None:
+    member = ""
+
     def tamper(method: str, params: Any) -> Any:
         if method == "eth_signTypedData_v4":
             data = json.loads(params[1])
@@ -243,36 +246,46 @@ def test_typed_data_that_the_wallet_tampers_with_is_refused(
     with init_at(page, somebody, "--k11", "software") as terminal:
         choose(page, "Test Wallet")
         press(page, "Sign")
-        press(page, SIGN)
-        expect(status(page)).to_contain_text("wallet_signature_invalid")
+        for count, member in enumerate(("device", "deadline", "salt"), 1):
+            signs_in_vain(page, wallet, count, "wallet_signature_invalid")
         press(page, "Decline")
         ended(terminal, 1)
     assert somebody("whoami", "--offline").data["status"] == "not_enrolled"
     assert not somebody.deployment.applied
 
 
-@pytest.mark.parametrize(
-    "given", [None, 7, "", "0x", "0x1234", "0x" + "00" * 65, "0x" + "ff" * 65, "x" * 20000, ["0x"], {"signature": 1}]
+def signs_in_vain(page: Page, wallet: BrowserWallet, count: int, words: str) -> None:
+    """Ask the wallet for the `count`th time, and be told why that did not do."""
+    press(page, SIGN)
+    expect(status(page)).to_contain_text(words)
+    assert wallet.asked.count("eth_signTypedData_v4") == count
+
+
+NO_SIGNATURES = (
+    *(None, 7, "", "0x", "0x1234", "0x" + "00" * 65, "0x" + "ff" * 65, "0x" + "zz" * 65, "x" * 20000),
+    *(["0x"], {"signature": 1}),
 )
-def test_what_is_no_signature_is_refused(page: Page, wallet: BrowserWallet, somebody: Person, given: object) -> None:
+
+
+def test_what_is_no_signature_is_refused(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
+    given: object = None
     wallet.act = lambda method, params: given if "sign" in method else wallet.honest(method, params)
     with init_at(page, somebody, "--k11", "software") as terminal:
         choose(page, "Test Wallet")
         press(page, "Sign")
-        press(page, SIGN)
-        expect(status(page)).to_contain_text("That did not work")
+        for count, given in enumerate(NO_SIGNATURES, 1):
+            signs_in_vain(page, wallet, count, "That did not work")
         press(page, "Decline")
         ended(terminal, 1)
 
 
-@pytest.mark.parametrize(
-    "given", [None, [], {}, "0x", ["0x12"], [7], ["<img src=x>"], [{"toString": 1}]], ids=lambda given: repr(given)
-)
-def test_a_wallet_that_names_no_account(page: Page, wallet: BrowserWallet, somebody: Person, given: object) -> None:
+def test_a_wallet_that_names_no_account(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
+    given: object = None
     wallet.act = lambda *_: given
     with init_at(page, somebody) as terminal:
-        press(page, "Test Wallet")
-        expect(status(page)).to_contain_text("named no account")
+        for given in (None, [], {}, "0x", ["0x12"], [7], ["<img src=x>"], [{"toString": 1}]):
+            press(page, "Test Wallet")
+            expect(status(page)).to_contain_text("named no account")
         press(page, "Decline")
         ended(terminal, 1)
 

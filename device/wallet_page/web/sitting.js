@@ -57,8 +57,8 @@ async function send(task, answer) {
 }
 
 async function finish(task, answer) {
-  attempt += 1;
   await send(task, answer);
+  attempt += 1;
   show("One moment …", made("p", "The program on this machine goes on."));
   listen(task.number).catch(failed);
 }
