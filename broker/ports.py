@@ -122,7 +122,7 @@ class Ceremonies(Protocol):
         """The ceremony that this hash moves on."""
 
     def move(self, ceremony: Ceremony, to: Ceremony) -> bool:
-        """Replace `ceremony` by `to` and return true; false where its state or secret changed meanwhile."""
+        """Replace `ceremony` by `to` and return true; false where state, secret or detail changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,12 @@ class Mailer(Protocol):
     """Sends mail."""
 
     def send(self, *, to: str, subject: str, text: str) -> None:
-        """Hand one message over to the mail server. Raises `mail_unreachable`; `invalid_body` for no address."""
+        """Hand one message over.
+
+        Raises:
+            KeyServiceError: `mail_unreachable` where the server is out of reach, whatever the address; `policy_refused`
+                where it took no such message; `invalid_body` for no address.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +179,9 @@ class OpenIdProvider(Protocol):
 
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """Where the person signs in; PKCE with the challenge of `verifier`."""
+
+    def names_itself(self) -> bool:
+        """Whether every answer that it sends people back with names it in `iss` (RFC 9207)."""
 
     def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
         """The ID token for a code: of this issuer, for us, fresh, with that nonce."""

@@ -25,10 +25,13 @@ from agentkeys_runtime.web.reading import Readers
 
 BODY_TIMEOUT_S: Final = 30.0
 THREADS: Final = 40
+#: Threads of handlers that wait for servers that are not ours; nothing queues for them.
+WAITING_THREADS: Final = 16
 #: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
 MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
+_SEE_OTHER: Final = 303
 _DISCONNECTED: Final = 400
 _NOT_ALLOWED: Final = 405
 _JSON: Final = "application/json"
@@ -99,23 +102,32 @@ class _Gate:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._count = 0
+        self._count = self._waiting = 0
         self.readers = Readers()
         self._threads: anyio.CapacityLimiter | None = None
 
-    def __enter__(self) -> None:
+    async def run(self, endpoint: Endpoint, call: Call) -> Mapping[str, object] | Page | Events:
+        """Run the handler in a thread. Raises `overloaded` where too many run, or wait, already."""
+        if endpoint.waits:
+            return await self._run_waiting(endpoint, call)
         if self._count >= self._limit:
             raise KeyServiceError(Reason.OVERLOADED, "too many requests at once")
         self._count += 1
+        try:
+            if self._threads is None:  # can be made inside an event loop only
+                self._threads = anyio.CapacityLimiter(THREADS)
+            return await run_sync(endpoint.handler, call, limiter=self._threads)
+        finally:
+            self._count -= 1
 
-    def __exit__(self, *exc: object) -> None:
-        self._count -= 1
-
-    @property
-    def threads(self) -> anyio.CapacityLimiter:
-        if self._threads is None:  # can be made inside an event loop only
-            self._threads = anyio.CapacityLimiter(THREADS)
-        return self._threads
+    async def _run_waiting(self, endpoint: Endpoint, call: Call) -> Mapping[str, object] | Page | Events:
+        if self._waiting >= WAITING_THREADS:
+            raise KeyServiceError(Reason.OVERLOADED, "too many requests wait for other servers")
+        self._waiting += 1
+        try:
+            return await run_sync(endpoint.handler, call, limiter=anyio.CapacityLimiter(1))
+        finally:
+            self._waiting -= 1
 
 
 def _routes(endpoints: Sequence[Endpoint], gate: _Gate) -> list[Route]:
@@ -177,8 +189,7 @@ class _Served:
             client=request.client.host if request.client else "",
         )
         try:
-            with self._gate:  # only what is here in full: whoever sends slowly holds no place
-                found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
+            found = await self._gate.run(endpoint, call)  # what is here in full: who sends slowly holds no place
             if isinstance(found, Page):
                 return _page(found)
             if isinstance(found, Events):
@@ -208,7 +219,10 @@ class _EventResponse(StreamingResponse):
 
 def _page(page: Page) -> Response:
     policy = _PAGE_POLICY + _SCRIPT_POLICY if page.script else _PAGE_POLICY
-    return Response(page.html, status_code=page.status, headers={_POLICY_HEADER: policy}, media_type=page.media)
+    headers = {_POLICY_HEADER: policy}
+    if page.onward:
+        return Response(status_code=_SEE_OTHER, headers={**headers, "Location": page.onward}, media_type=page.media)
+    return Response(page.html, status_code=page.status, headers=headers, media_type=page.media)
 
 
 async def _read_body(request: Request, limit: int, media: str, readers: Readers) -> bytes:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.errors import Reason
 from agentkeys_core.hashes import sha256
+from agentkeys_core.mailbox import check_email, without_tag
 from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
 from broker.proofs import Claim, Proofs
@@ -14,7 +15,6 @@ from broker.rates import HOUR_S, Rates
 #: Mails to one address, and mails that one client causes, in an hour.
 PER_ADDRESS: Final = 5
 PER_CLIENT: Final = 20
-_MAX_BYTES: Final = 254  # RFC 5321, 4.5.3.1.3
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
 Somebody, hopefully you, asked to bind this address to a device for AgentKeys.
@@ -60,13 +60,14 @@ class EmailDesk:
         """Mail a link for the device that signed `claim` over a challenge of ours (purpose sign-in).
 
         Raises:
-            KeyServiceError: `invalid_body` for no address; as `Proofs.check`; `rate_limited`; `mail_unreachable`.
+            KeyServiceError: `invalid_body` for no address; as `Proofs.check`; `rate_limited`; as `Outbox.send`, which
+                depends on no address.
         """
         proof = self._proofs.check(claim, "sign-in")
-        check_address(address)
+        check_email(address, reason=Reason.INVALID_BODY)
         self._proofs.redeem(proof)
         self._charge(b"mail-client:" + claim.client.encode(), PER_CLIENT)
-        self._charge(b"mail-address:" + sha256(address.lower().encode()), PER_ADDRESS)
+        self._charge(b"mail-address:" + sha256(without_tag(address).encode()), PER_ADDRESS)
         begun = self._steps.begin(proof.device, CeremonyKind.EMAIL, {"address": address})
         self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun))
         return begun.ceremony
@@ -88,12 +89,3 @@ class EmailDesk:
     def _text(self, begun: Begun) -> str:
         link = f"{self._origin}/identity/email/{begun.secret}"
         return _TEXT.format(device=fingerprint(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
-
-
-def check_address(address: str) -> None:
-    """Return for what could be an address. Raises `invalid_body`; whether it exists only a mail can tell."""
-    local, _, domain = address.rpartition("@")
-    if not local or not domain or not address.isprintable() or any(map(str.isspace, address)):
-        raise KeyServiceError(Reason.INVALID_BODY, "not an e-mail address")
-    if len(address.encode(errors="surrogatepass")) > _MAX_BYTES:
-        raise KeyServiceError(Reason.INVALID_BODY, f"an e-mail address has at most {_MAX_BYTES} bytes")

@@ -5,9 +5,10 @@ that a scanner which opens every link it sees confirms nothing.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -16,6 +17,8 @@ from broker.ports import Ceremonies, Ceremony, CeremonyKind, CeremonyState
 from broker.proofs import Claim, Proofs
 
 LIFETIME_S: Final = 600
+#: What is left of it at least once it is confirmed, for the device to do with it what it began it for.
+CONFIRMED_S: Final = 300
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _DETAIL_LIMIT: Final = 64 * 1024
@@ -85,10 +88,37 @@ class Steps:
             KeyServiceError: `ceremony_ended` where somebody else was faster.
         """
         secret = secrets.token_bytes(_SECRET_BYTES)
-        detail = canonical_json({**detail_of(ceremony), **more})
-        if not self._ceremonies.move(ceremony, replace(ceremony, state=to, secret=sha256(secret), detail=detail)):
-            raise _ended()
+        expires_at = ceremony.expires_at
+        if to is CeremonyState.CONFIRMED and ceremony.state is not to:
+            expires_at = max(expires_at, int(self._clock()) + CONFIRMED_S)
+        self._replaced(ceremony, more, state=to, secret=sha256(secret), expires_at=expires_at)
         return b64u_encode(secret)
+
+    @contextmanager
+    def one_try(self, ceremony: Ceremony, name: str, *, limit: int) -> Iterator[Ceremony]:
+        """Count one more try in `name`, before it is made; a KeyServiceError of the last one ends the ceremony.
+
+        Yields the ceremony as it is then: what is moved on.
+
+        Raises:
+            KeyServiceError: `ceremony_ended` where `limit` tries were made, or somebody else was faster.
+        """
+        tries = int(detail_of(ceremony).get(name, "0")) + 1
+        if tries > limit:
+            raise _ended()
+        counted = self._replaced(ceremony, {name: str(tries)})
+        try:
+            yield counted
+        except KeyServiceError:
+            if tries == limit:
+                self._ceremonies.move(counted, replace(counted, expires_at=int(self._clock())))
+            raise
+
+    def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony:
+        made = replace(ceremony, detail=canonical_json({**detail_of(ceremony), **more}), **changed)
+        if not self._ceremonies.move(ceremony, made):
+            raise _ended()
+        return made
 
     def mine(self, claim: Claim, ceremony_id: bytes) -> Ceremony:
         """The ceremony, for the very device that began it.

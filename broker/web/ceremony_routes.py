@@ -11,13 +11,13 @@ from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.email import EmailDesk
-from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.oidc import CALLBACK, OidcDesk
 from broker.ceremonies.steps import Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyState
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
-CALLBACK: Final = "/identity/oidc/callback"
+_CONFIRM: Final = "/identity/oidc/confirm/"
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
 _STATES: Final = [state.value for state in CeremonyState]
@@ -121,8 +121,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         return {**told(begun.ceremony), "page": begun.page}
 
     def confirm(call: Call) -> Page:
-        members = fields(call.form(), required=("secret",), reason=Reason.INVALID_BODY)
-        done = desk.confirm(text(members["secret"], "secret", reason=Reason.INVALID_BODY))
+        done = desk.confirm(call.path["secret"])
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
     return [
@@ -144,20 +143,30 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         ),
         Endpoint(
             method="GET",
-            path=CALLBACK,
-            summary="Where the provider sends the person back to.",
-            handler=lambda call: pages.oidc_confirm(desk.returned(call.query)),
+            path=f"{CALLBACK}{{issuer}}",
+            summary="Where one provider sends the person back to. They go on to a page of another address.",
+            handler=lambda call: Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query)),
             refusal=pages.refused,
             queried=True,
+            variable=HEX16,
+            waits=True,
+        ),
+        Endpoint(
+            method="GET",
+            path=f"{_CONFIRM}{{secret}}",
+            summary="Shows who would be bound to which device. Looking changes nothing.",
+            handler=lambda call: pages.oidc_confirm(desk.asked(call.path["secret"])),
+            refusal=pages.refused,
+            variable=B64U,
         ),
         Endpoint(
             method="POST",
-            path="/identity/oidc/confirm",
+            path=f"{_CONFIRM}{{secret}}",
             summary="The person agrees to the binding, once.",
             handler=confirm,
             body_limit=_BODY_LIMIT,
-            request=closed({"secret": B64U}),
             refusal=pages.refused,
+            variable=B64U,
         ),
         Endpoint(
             method="GET",
@@ -166,6 +175,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             handler=lambda call: pages.oidc_start(desk.shown(call.path["secret"])),
             refusal=pages.refused,
             variable=B64U,
+            waits=True,
         ),
     ]
 
