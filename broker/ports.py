@@ -57,17 +57,20 @@ class Session:
 class Sessions(Protocol):
     """Sessions, shared by every process of this broker. Each method raises `overloaded` where it cannot be done now."""
 
-    def add(self, session: Session) -> None:
-        """Keep a new session."""
+    def add(self, session: Session, *, keep: int) -> None:
+        """Keep a new session, and of the others of its device the newest, `keep` in all: older ones are forgotten.
+
+        Where several are added in the same moment there may be more, until the next one is.
+        """
 
     def find(self, session_id: bytes) -> Session | None:
         """The session, also one that ended; None where it was never there or was forgotten after its end."""
 
-    def of_operator(self, operator: bytes, *, now: int) -> Sequence[Session]:
-        """All of a user's sessions that have not ended, newest first."""
+    def of_operator(self, operator: bytes, *, device: bytes | None, now: int) -> Sequence[Session]:
+        """All of a user's sessions that have not ended, of that device where one is named; newest first."""
 
-    def revoke(self, session_id: bytes, *, operator: bytes, now: int) -> bool:
-        """End a session of that user; false where there is none to end."""
+    def revoke(self, session_id: bytes, *, operator: bytes, device: bytes | None, now: int) -> bool:
+        """End a session of that user, and of that device where one is named; false where there is none to end."""
 
 
 class CeremonyKind(StrEnum):

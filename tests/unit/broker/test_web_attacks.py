@@ -6,11 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import URL
 
 from agentkeys_core.keys import DeviceKey
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from broker.adapters.store.engine import database_url
 from tests.fakes.app_client import AppClient
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
@@ -29,8 +29,8 @@ def server(tmp_path: Path) -> Iterator[MailServer]:
 
 
 @pytest.fixture
-def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
-    with identity_world(database_url(None, tmp_path), mail=mail_settings(server)) as made:
+def world(server: MailServer, database: URL) -> Iterator[IdentityWorld]:
+    with identity_world(database, mail=mail_settings(server)) as made:
         yield made
 
 
@@ -55,6 +55,7 @@ def test_links_name_the_configured_host_whatever_the_request_says(world: Identit
 )
 def test_no_address_adds_a_header_to_a_mail(world: IdentityWorld, server: MailServer, address: str) -> None:
     assert reason(begin(world.visit(), address)) == "invalid_body"
+    world.settle()
     assert server.mailbox.messages == []
 
 
