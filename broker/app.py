@@ -100,7 +100,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
         client = SignerClient(channel)
         proofs = Proofs(
             origin=config.origin,
-            challenge_key=keys.challenge_key(),
+            challenge_keys=keys.challenge_keys,
             redemptions=SqlRedemptions(engine),
             clock=time.time,
         )

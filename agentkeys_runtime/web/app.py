@@ -22,6 +22,7 @@ from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Events, 
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 from agentkeys_runtime.web.reading import Readers
+from agentkeys_runtime.web.same_origin import check_same_origin
 
 BODY_TIMEOUT_S: Final = 30.0
 THREADS: Final = 40
@@ -176,7 +177,9 @@ class _Served:
 
     async def _answer(self, request: Request, trace: _Trace) -> Response:
         endpoint = self._endpoint
-        media = _JSON if endpoint.refusal is None else _FORM
+        media, headers = _JSON if endpoint.refusal is None else _FORM, _headers(request)
+        if endpoint.refusal is not None and endpoint.method == "POST":
+            check_same_origin(headers)
         limit = endpoint.body_limit
         body = await _read_body(request, limit, media, self._gate.readers) if limit else b""
         call = Call(
@@ -184,7 +187,7 @@ class _Served:
             path=dict(request.path_params),
             method=request.method,
             target=_target(request),
-            headers=_headers(request),
+            headers=headers,
             query=named_once(request.scope["query_string"].decode("latin-1")) if endpoint.queried else {},
             client=request.client.host if request.client else "",
         )

@@ -18,7 +18,8 @@ _TEMPLATES: Final = Environment(
 )
 _SAID: Final = {
     Reason.CEREMONY_ENDED: "This link was used, is too old, or never was one. Ask for a new one on your device.",
-    Reason.POLICY_REFUSED: "The provider did not sign you in. Nothing was bound; you can start again on your device.",
+    Reason.POLICY_REFUSED: "You were not signed in, or another site sent you here. Nothing was bound; you can start "
+    "again on your device.",
     Reason.PROVIDER_UNREACHABLE: "The provider does not answer right now. Try again in a moment.",
     Reason.INVALID_EVIDENCE: "What was answered cannot be accepted. Nothing was bound.",
     Reason.OVERLOADED: "Too much is going on right now. Try again in a moment.",

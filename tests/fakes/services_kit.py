@@ -213,7 +213,7 @@ class Services:
         self.broker_signer = InProcessSigner(world)
         self.proofs = Proofs(
             origin=BROKER_ORIGIN,
-            challenge_key=keys.challenge_key(),
+            challenge_keys=keys.challenge_keys,
             redemptions=SqlRedemptions(self.engine),
             clock=world.clock.now,
         )

@@ -103,7 +103,9 @@ def identity_world(
     attester: EnrolAttester | None = None,
 ) -> Iterator[IdentityWorld]:
     engine, clock = open_engine(database), StillClock() if at is None else StillClock(at)
-    proofs = Proofs(origin=BROKER_ORIGIN, challenge_key=bytes(32), redemptions=SqlRedemptions(engine), clock=clock.now)
+    proofs = Proofs(
+        origin=BROKER_ORIGIN, challenge_keys=(bytes(32),), redemptions=SqlRedemptions(engine), clock=clock.now
+    )
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=clock.now)
     counters = SqlCounters(engine)
     email = oidc = outbox = None

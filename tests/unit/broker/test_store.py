@@ -15,7 +15,7 @@ from sqlalchemy import URL, Engine, text
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
-from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.engine import database_url, forgetful, open_engine, transaction
 from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.tables import metadata
 from broker.ports import Session, SignInMethod
@@ -160,6 +160,16 @@ def test_a_device_keeps_its_newest_sessions_and_touches_nobody_elses(engine: Eng
     assert [sessions.find(one.id) for one in made[:3]] == [None] * 3
     assert sessions.find(other.id) == other
     assert not sessions.revoke(other.id, operator=other.operator, device=made[0].device, now=51)
+
+
+def test_what_was_used_up_is_on_the_disk_before_it_is_believed(tmp_path: Path) -> None:
+    engine = open_engine(database_url(None, tmp_path))
+    for _ in range(2):  # a connection is used for both, in turn
+        with transaction(engine) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        with transaction(forgetful(engine)) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    engine.dispose()
 
 
 def test_a_database_that_is_gone_is_a_named_refusal(tmp_path: Path, postgres: Postgres) -> None:

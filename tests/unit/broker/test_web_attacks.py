@@ -15,7 +15,7 @@ from tests.fakes.app_client import AppClient
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
-from tests.unit.broker.test_email import begin, page_reason
+from tests.unit.broker.test_email import FORM, begin, page_reason, path_of
 from tests.unit.broker.test_passkey import REGISTER, Person
 from tests.unit.broker.visitor import Visit, reason
 
@@ -76,6 +76,40 @@ def test_nothing_here_redirects(world: IdentityWorld, where: str) -> None:
         assert not 300 <= answer.status_code < 400
         assert "location" not in answer.headers
         assert f'href="{where}' not in answer.text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "nonsense"},
+        {"Origin": f"https://{EVIL}"},
+        {"Origin": f"https://{EVIL}", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": f"{BROKER_ORIGIN}.{EVIL}"},
+        {"Origin": f"https://service.test@{EVIL}"},
+    ],
+    ids=str,
+)
+def test_no_form_of_another_site_confirms_anything(
+    world: IdentityWorld, server: MailServer, sent: dict[str, str]
+) -> None:
+    """Even one that knows the secret, which is what every form needs first: nothing else here is believed of a browser."""
+    begin(world.visit())
+    path = path_of(server.mailbox.link())
+    assert page_reason(world.client.post(path, headers={**FORM, **sent})) == "policy_refused"
+    assert page_reason(world.client.post(f"{path[:-43]}{'A' * 43}", headers=FORM)) == "ceremony_ended"
+    assert world.client.post(path, headers=FORM).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"Sec-Fetch-Site": "same-origin", "Origin": "null"}, {"Origin": "null"}, {"Origin": BROKER_ORIGIN}, {}],
+    ids=str,
+)
+def test_a_form_of_ours_confirms(world: IdentityWorld, server: MailServer, sent: dict[str, str]) -> None:
+    begin(world.visit())
+    assert world.client.post(path_of(server.mailbox.link()), headers={**FORM, **sent}).status_code == 200
 
 
 def test_a_session_is_never_one_that_somebody_else_chose(services: Services) -> None:
