@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import anyio
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,17 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Events, Page, named_once
+from agentkeys_runtime.web.gate import MAX_IN_FLIGHT, Gate
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 from agentkeys_runtime.web.reading import Readers
 from agentkeys_runtime.web.same_origin import check_same_origin
 
 BODY_TIMEOUT_S: Final = 30.0
-THREADS: Final = 40
-#: Threads of handlers that wait for servers that are not ours; nothing queues for them.
-WAITING_THREADS: Final = 16
-#: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
-MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
 _SEE_OTHER: Final = 303
@@ -86,7 +80,7 @@ def create_app(
     own = Endpoint(
         method="GET", path="/openapi.json", summary="This description.", handler=lambda _: described, quiet=True
     )
-    gate = _Gate(max_in_flight)
+    gate = Gate(max_in_flight)
     app = Starlette(
         routes=_routes((*endpoints, own), gate),
         exception_handlers={
@@ -98,40 +92,7 @@ def create_app(
     return _Edge(app, clock)
 
 
-class _Gate:
-    """Counts requests in flight, and holds the threads that they run in. Used on the event loop's thread only."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._count = self._waiting = 0
-        self.readers = Readers()
-        self._threads: anyio.CapacityLimiter | None = None
-
-    async def run(self, endpoint: Endpoint, call: Call) -> Mapping[str, object] | Page | Events:
-        """Run the handler in a thread. Raises `overloaded` where too many run, or wait, already."""
-        if endpoint.waits:
-            return await self._run_waiting(endpoint, call)
-        if self._count >= self._limit:
-            raise KeyServiceError(Reason.OVERLOADED, "too many requests at once")
-        self._count += 1
-        try:
-            if self._threads is None:  # can be made inside an event loop only
-                self._threads = anyio.CapacityLimiter(THREADS)
-            return await run_sync(endpoint.handler, call, limiter=self._threads)
-        finally:
-            self._count -= 1
-
-    async def _run_waiting(self, endpoint: Endpoint, call: Call) -> Mapping[str, object] | Page | Events:
-        if self._waiting >= WAITING_THREADS:
-            raise KeyServiceError(Reason.OVERLOADED, "too many requests wait for other servers")
-        self._waiting += 1
-        try:
-            return await run_sync(endpoint.handler, call, limiter=anyio.CapacityLimiter(1))
-        finally:
-            self._waiting -= 1
-
-
-def _routes(endpoints: Sequence[Endpoint], gate: _Gate) -> list[Route]:
+def _routes(endpoints: Sequence[Endpoint], gate: Gate) -> list[Route]:
     """One route a path. Literal paths come first: a name that a variable would match as well belongs to them alone."""
     paths: dict[str, dict[str, _Served]] = {}
     for endpoint in endpoints:
@@ -156,7 +117,7 @@ class _Path:
 class _Served:
     """One endpoint as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, gate: _Gate) -> None:
+    def __init__(self, endpoint: Endpoint, gate: Gate) -> None:
         self._endpoint = endpoint
         self._gate = gate
 

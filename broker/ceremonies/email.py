@@ -7,7 +7,7 @@ from typing import Final
 from agentkeys_core.errors import Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.mailbox import check_email, without_tag
-from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, fingerprint
+from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, with_blank
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
 from broker.proofs import Claim, Proofs
 from broker.rates import HOUR_S, Rates
@@ -21,7 +21,8 @@ Somebody, hopefully you, asked to bind this address to a device for AgentKeys.
 
 Device   {device}
 
-If your own terminal shows that device right now, open this page, which says what will happen and asks you first:
+If your own terminal shows that device right now, open this page. It says what will happen, and asks you for the four
+characters that are left out here:
 
 {link}
 
@@ -75,17 +76,26 @@ class EmailDesk:
     def shown(self, secret: str) -> EmailRequest:
         """What the link would confirm; nothing is changed. Raises `ceremony_ended`."""
         found = self._steps.shown(secret, CeremonyKind.EMAIL, CeremonyState.PENDING)
-        return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
+        return _request(found)
 
-    def confirm(self, secret: str) -> EmailRequest:
-        """Take the address for confirmed, once. Raises `ceremony_ended`."""
+    def confirm(self, secret: str, typed: str) -> EmailRequest:
+        """Take the address for confirmed, once, by somebody who typed how the device begins.
+
+        Raises:
+            KeyServiceError: `ceremony_ended`; as `Steps.recognised`.
+        """
         found = self._steps.shown(secret, CeremonyKind.EMAIL, CeremonyState.PENDING)
-        self._steps.move(found, CeremonyState.CONFIRMED)
-        return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
+        with self._steps.recognised(found, typed) as known:
+            self._steps.move(known, CeremonyState.CONFIRMED)
+        return _request(found)
 
     def _charge(self, name: bytes, limit: int) -> None:
         self._rates.charge(name, limit=limit, window_s=HOUR_S, what="too many mails in this hour")
 
     def _text(self, begun: Begun) -> str:
         link = f"{self._origin}/identity/email/{begun.secret}"
-        return _TEXT.format(device=fingerprint(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
+        return _TEXT.format(device=with_blank(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
+
+
+def _request(found: Ceremony) -> EmailRequest:
+    return EmailRequest(address=detail_of(found)["address"], device=with_blank(found.device))

@@ -12,7 +12,7 @@ from typing import Final
 from agentkeys_core.encoding import b64u_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
-from broker.ceremonies.steps import Steps, detail_of, fingerprint
+from broker.ceremonies.steps import Steps, detail_of, with_blank
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, OpenIdProvider
 from broker.proofs import Claim, Proofs
 from broker.rates import MINUTE_S, Rates
@@ -101,7 +101,7 @@ class OidcDesk:
         detail = detail_of(found)
         provider = self._provider(detail)
         onward = provider.authorization_url(state=secret, nonce=detail["nonce"], verifier=detail["verifier"])
-        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], onward=onward)
+        return OidcRequest(device=with_blank(found.device), issuer=detail["issuer"], onward=onward)
 
     def returned(self, way: str, query: Mapping[str, str]) -> str:
         """Take the answer of the provider whose way back is `way`; nothing is bound yet. The secret of the next page.
@@ -133,15 +133,20 @@ class OidcDesk:
         found = self._steps.shown(secret, CeremonyKind.OIDC, CeremonyState.AUTHENTICATED)
         return self._request(found)
 
-    def confirm(self, secret: str) -> OidcRequest:
-        """The person agrees: the device may have the ID token. Raises `ceremony_ended`."""
+    def confirm(self, secret: str, typed: str) -> OidcRequest:
+        """The person agrees, who typed how the device begins: the device may have the ID token.
+
+        Raises:
+            KeyServiceError: `ceremony_ended`; as `Steps.recognised`.
+        """
         found = self._steps.shown(secret, CeremonyKind.OIDC, CeremonyState.AUTHENTICATED)
-        self._steps.move(found, CeremonyState.CONFIRMED)
+        with self._steps.recognised(found, typed) as known:
+            self._steps.move(known, CeremonyState.CONFIRMED)
         return self._request(found)
 
     def _request(self, found: Ceremony) -> OidcRequest:
         detail = detail_of(found)
-        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], name=detail["name"])
+        return OidcRequest(device=with_blank(found.device), issuer=detail["issuer"], name=detail["name"])
 
     def _provider(self, detail: Mapping[str, str]) -> OpenIdProvider:
         """Raises `ceremony_ended` where the host no longer has it."""

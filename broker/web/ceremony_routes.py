@@ -12,7 +12,7 @@ from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import CALLBACK, OidcDesk
-from broker.ceremonies.steps import Steps, detail_of, fingerprint
+from broker.ceremonies.steps import OtherDeviceError, Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyState
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
@@ -24,7 +24,7 @@ _STATES: Final = [state.value for state in CeremonyState]
 #: A ceremony, for the device that began it.
 CEREMONY: Final = closed(
     {
-        "device": {"type": "string", "description": "what the page shows of the device"},
+        "device": {"type": "string", "description": "what people compare; pages leave out its first four digits"},
         "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
         "expires_at": SECONDS,
         "id": HEX16,
@@ -36,6 +36,8 @@ CEREMONY: Final = closed(
     optional=("evidence", "id_token", "page", "passkey"),
 )
 _ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
+#: The field of a form in which somebody types how the device begins.
+TYPED: Final = "device"
 STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
 
@@ -81,7 +83,11 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
         return told(desk.begin(claim_of(call), address))
 
     def confirm(call: Call) -> Page:
-        done = desk.confirm(call.path["secret"])
+        secret, typed = call.path["secret"], typed_in(call)
+        try:
+            done = desk.confirm(secret, typed)
+        except OtherDeviceError:
+            return pages.email(desk.shown(secret), again=True)
         return pages.done(f"{done.address} is confirmed for device {done.device}.")
 
     return [
@@ -108,6 +114,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             summary="Confirms, once.",
             handler=confirm,
             body_limit=_BODY_LIMIT,
+            request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
             variable=B64U,
         ),
@@ -122,7 +129,11 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         return {**told(begun.ceremony), "page": begun.page}
 
     def confirm(call: Call) -> Page:
-        done = desk.confirm(call.path["secret"])
+        secret, typed = call.path["secret"], typed_in(call)
+        try:
+            done = desk.confirm(secret, typed)
+        except OtherDeviceError:
+            return pages.oidc_confirm(desk.asked(secret), again=True)
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
     return [
@@ -166,6 +177,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             summary="The person agrees to the binding, once.",
             handler=confirm,
             body_limit=_BODY_LIMIT,
+            request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
             variable=B64U,
         ),
@@ -200,3 +212,9 @@ def told(ceremony: Ceremony) -> dict[str, object]:
         data = detail["evidence"].encode()
         found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
     return found
+
+
+def typed_in(call: Call) -> str:
+    """What somebody typed into a form whose only field that is. Raises `invalid_body`, `unknown_fields`."""
+    members = fields(call.form(), required=(TYPED,), reason=Reason.INVALID_BODY)
+    return text(members[TYPED], TYPED, reason=Reason.INVALID_BODY)

@@ -23,7 +23,7 @@ from tests.fakes.openid_server import OpenIdServer, signing_key
 from tests.fakes.services_kit import BROKER_ORIGIN
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, provider_of, provider_settings
 from tests.unit.broker.test_email import FORM, page_reason, status
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 NONCE = b64u_encode(sha256(b"binds K10 and K11"))
 
@@ -47,9 +47,10 @@ def begin(visit: Visit, issuer: str, nonce: str = NONCE) -> httpx.Response:
 class Person:
     """Somebody at the pages of broker and provider."""
 
-    def __init__(self, world: IdentityWorld, server: OpenIdServer, page: str) -> None:
+    def __init__(self, world: IdentityWorld, server: OpenIdServer, begun: httpx.Response) -> None:
+        page = begun.json()["page"]
         assert page.startswith(BROKER_ORIGIN)
-        self.world, self.server, self.page = world, server, page.removeprefix(BROKER_ORIGIN)
+        self.world, self.server, self.begun, self.page = world, server, begun, page.removeprefix(BROKER_ORIGIN)
 
     def onward(self) -> str:
         shown = self.world.client.get(self.page)
@@ -66,7 +67,7 @@ class Person:
         return onward_of(self.world.client.get(self.back()))
 
     def confirm(self, asks: str) -> httpx.Response:
-        return self.world.client.post(asks, headers=FORM)
+        return self.world.client.post(asks, content=typed(self.begun), headers=FORM)
 
 
 def onward_of(answer: httpx.Response) -> str:
@@ -81,12 +82,12 @@ def test_a_person_signs_in_and_the_device_gets_its_token(world: IdentityWorld, s
     visit = world.visit()
     begun = begin(visit, server.issuer)
     assert begun.status_code == 200
-    person = Person(world, server, begun.json()["page"])
+    person = Person(world, server, begun)
     asks = person.returned()
     shown = world.client.get(asks)
     assert shown.status_code == 200
     assert "ada@people.test" in shown.text
-    assert begun.json()["device"] in shown.text
+    assert f"____{begun.json()['device'][4:]}" in shown.text
     assert status(visit, begun.json()["id"]).json()["state"] == "authenticated"
     assert "id_token" not in status(visit, begun.json()["id"]).json()  # the person has not agreed yet
     assert person.confirm(asks).status_code == 200
@@ -97,7 +98,7 @@ def test_a_person_signs_in_and_the_device_gets_its_token(world: IdentityWorld, s
 
 
 def test_the_way_to_the_provider_has_pkce_state_and_nonce(world: IdentityWorld, server: OpenIdServer) -> None:
-    onward = Person(world, server, begin(world.visit(), server.issuer).json()["page"]).onward()
+    onward = Person(world, server, begin(world.visit(), server.issuer)).onward()
     query = parse_qs(urlsplit(onward).query)
     assert (query["code_challenge_method"], query["nonce"], query["response_type"]) == (["S256"], [NONCE], ["code"])
     assert len(query["state"][0]) == 43
@@ -106,15 +107,14 @@ def test_the_way_to_the_provider_has_pkce_state_and_nonce(world: IdentityWorld, 
 
 def test_whoever_began_cannot_confirm_for_the_person(world: IdentityWorld, server: OpenIdServer) -> None:
     """The thief knows the first secret: it was in the link that they sent. The second one only the browser gets."""
-    begun = begin(world.visit(), server.issuer).json()
-    person = Person(world, server, begun["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     person.returned()
-    secret = begun["page"].rpartition("/")[2]
+    secret = person.page.rpartition("/")[2]
     assert page_reason(person.confirm(f"/identity/oidc/confirm/{secret}")) == "ceremony_ended"
 
 
 def test_a_code_that_comes_again_is_refused(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     back = person.back()
     assert world.client.get(back).status_code == 303
     assert page_reason(world.client.get(back)) == "ceremony_ended"
@@ -122,7 +122,7 @@ def test_a_code_that_comes_again_is_refused(world: IdentityWorld, server: OpenId
 
 def test_the_page_that_asks_may_be_loaded_again(world: IdentityWorld, server: OpenIdServer) -> None:
     """Its address has no code in it, and the one that had is not in the browser's history."""
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     asks = person.returned()
     assert world.client.get(asks).text == world.client.get(asks).text
     assert "code=" not in asks
@@ -131,7 +131,7 @@ def test_the_page_that_asks_may_be_loaded_again(world: IdentityWorld, server: Op
 
 def test_a_code_of_another_ceremony_is_refused(world: IdentityWorld, server: OpenIdServer) -> None:
     """Its code was asked for with another PKCE challenge."""
-    one, two = (Person(world, server, begin(world.visit(), server.issuer).json()["page"]) for _ in range(2))
+    one, two = (Person(world, server, begin(world.visit(), server.issuer)) for _ in range(2))
     code = parse_qs(urlsplit(one.back()).query)["code"][0]
     state = parse_qs(urlsplit(two.onward()).query)["state"][0]
     iss = quote(server.issuer, safe="")
@@ -150,7 +150,7 @@ def test_a_way_back_that_names_things_twice_is_refused(world: IdentityWorld) -> 
 
 def test_another_provider_cannot_answer(world: IdentityWorld, server: OpenIdServer) -> None:
     """RFC 9207: a mix-up."""
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     back = person.back()
     other = re.sub(r"iss=[^&]+", "iss=https%3A%2F%2Fevil.test", back)
     assert other != back
@@ -160,7 +160,7 @@ def test_another_provider_cannot_answer(world: IdentityWorld, server: OpenIdServ
 
 def test_a_provider_that_always_says_who_it_is_cannot_be_silent(world: IdentityWorld, server: OpenIdServer) -> None:
     """RFC 9207, 2.4: its metadata says so."""
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     silent = re.sub(r"&?iss=[^&]+", "", person.back())
     assert page_reason(world.client.get(silent)) == "invalid_evidence"
 
@@ -175,19 +175,19 @@ def test_a_provider_that_is_no_longer_configured_ends_its_ceremonies(database: U
 
 
 def test_a_person_may_decline_at_the_provider(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     assert page_reason(world.client.get(person.back(decline=True))) == "policy_refused"
 
 
 def test_a_sign_in_grows_old(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     back = person.back()
     world.clock.forward(LIFETIME_S)
     assert page_reason(world.client.get(back)) == "ceremony_ended"
 
 
 def test_a_confirmation_grows_old_and_is_good_once(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     asks = person.returned()
     assert person.confirm(asks).status_code == 200
     assert page_reason(person.confirm(asks)) == "ceremony_ended"
@@ -195,15 +195,14 @@ def test_a_confirmation_grows_old_and_is_good_once(world: IdentityWorld, server:
 
 def test_what_is_confirmed_at_the_last_moment_leaves_time_to_use_it(world: IdentityWorld, server: OpenIdServer) -> None:
     visit = world.visit()
-    begun = begin(visit, server.issuer).json()
-    person = Person(world, server, begun["page"])
+    person = Person(world, server, begin(visit, server.issuer))
     asks = person.returned()
     world.clock.forward(LIFETIME_S - 1)
     assert person.confirm(asks).status_code == 200
     world.clock.forward(CONFIRMED_S - 1)
-    assert status(visit, begun["id"]).json()["state"] == "confirmed"
+    assert status(visit, person.begun.json()["id"]).json()["state"] == "confirmed"
     world.clock.forward(1)
-    assert reason(status(visit, begun["id"])) == "ceremony_ended"
+    assert reason(status(visit, person.begun.json()["id"])) == "ceremony_ended"
 
 
 @pytest.mark.parametrize("nonce", ["", "short", "A" * 42, "A" * 44, "=" * 43])

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, MAX_ID_TOKEN_BYTES, OidcEvidence
 from agentkeys_core.hashes import sha256
-from agentkeys_runtime.web.app import WAITING_THREADS
+from agentkeys_runtime.web.gate import WAITING_THREADS
 from broker.adapters import openid, openid_http
 from broker.adapters.openid import PLACES
 from broker.adapters.openid_http import MAX_ANSWER
@@ -29,7 +29,7 @@ from tests.fakes.services_kit import BROKER_ORIGIN
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, provider_settings
 from tests.unit.broker.test_email import FORM, page_reason, status
 from tests.unit.broker.test_oidc import Person, begin, onward_of
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 NONCE = b64u_encode(sha256(b"binds K10 and K11"))
 JSON = {"Content-Type": "application/json"}
@@ -52,8 +52,8 @@ class Ceremony:
 
     def __init__(self, world: IdentityWorld, evil: HostileProvider) -> None:
         self.world, self.evil, self.visit = world, evil, world.visit()
-        begun = begin(self.visit, evil.issuer, NONCE).json()
-        self.id, self.page = begun["id"], urlsplit(begun["page"]).path
+        self.begun = begin(self.visit, evil.issuer, NONCE)
+        self.id, self.page = self.begun.json()["id"], urlsplit(self.begun.json()["page"]).path
         self.state = self.page.rpartition("/")[2]
 
     def back(self, code: str = "x", **more: str) -> httpx.Response:
@@ -127,7 +127,7 @@ def test_the_largest_token_that_is_taken_fits_into_evidence(world: IdentityWorld
     evil.claims = {"groups": "x" * (MAX_ID_TOKEN_BYTES * 3 // 4 - 500)}
     ceremony = Ceremony(world, evil)
     asks = onward_of(ceremony.back())
-    assert world.client.post(asks, headers=FORM).status_code == 200
+    assert world.client.post(asks, content=typed(ceremony.begun), headers=FORM).status_code == 200
     token = ceremony.told().json()["id_token"]
     assert len(token) > MAX_ID_TOKEN_BYTES - 1000
     assert len(OidcEvidence(id_token="t" * MAX_ID_TOKEN_BYTES, blind=bytes(32)).encode()) <= MAX_EVIDENCE_BYTES
@@ -298,9 +298,8 @@ def test_a_hostile_provider_gets_nobodys_code_of_an_honest_one(
     ) as world:
         theirs = b64u_encode(sha256(b"the thief's keys"))
         thief: Visit = world.visit()
-        begun = begin(thief, honest.issuer, theirs).json()
-        way = Person(world, honest, begun["page"]).onward()
-        state = begun["page"].rpartition("/")[2]
+        person = Person(world, honest, begin(thief, honest.issuer, theirs))
+        way, state = person.onward(), person.page.rpartition("/")[2]
         victim = Ceremony(world, evil)
         back = honest.sign_in(way.replace(state, victim.state)).removeprefix(BROKER_ORIGIN)
         silent = back.replace(f"&iss={quote(honest.issuer, safe='')}", "")  # as of a provider without RFC 9207
@@ -323,5 +322,5 @@ def test_two_honest_providers_have_a_way_back_each(tmp_path: Path, honest: OpenI
         assert honest.redirect_uri != second.redirect_uri
         with identity_world(database_url(None, tmp_path), provider=both[0], others=both[1:], at=time.time()) as world:
             for found in (honest, second):
-                person = Person(world, found, begin(world.visit(), found.issuer).json()["page"])
+                person = Person(world, found, begin(world.visit(), found.issuer))
                 assert person.confirm(person.returned()).status_code == 200

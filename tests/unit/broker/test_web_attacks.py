@@ -17,7 +17,7 @@ from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
 from tests.unit.broker.test_email import FORM, begin, page_reason, path_of
 from tests.unit.broker.test_passkey import REGISTER, Person
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 EVIL = "evil.test"
 
@@ -95,11 +95,11 @@ def test_no_form_of_another_site_confirms_anything(
     world: IdentityWorld, server: MailServer, sent: dict[str, str]
 ) -> None:
     """Even one that knows the secret, which is what every form needs first: nothing else here is believed of a browser."""
-    begin(world.visit())
+    form = typed(begin(world.visit()))
     path = path_of(server.mailbox.link())
-    assert page_reason(world.client.post(path, headers={**FORM, **sent})) == "policy_refused"
-    assert page_reason(world.client.post(f"{path[:-43]}{'A' * 43}", headers=FORM)) == "ceremony_ended"
-    assert world.client.post(path, headers=FORM).status_code == 200
+    assert page_reason(world.client.post(path, content=form, headers={**FORM, **sent})) == "policy_refused"
+    assert page_reason(world.client.post(f"{path[:-43]}{'A' * 43}", content=form, headers=FORM)) == "ceremony_ended"
+    assert world.client.post(path, content=form, headers=FORM).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_no_form_of_another_site_confirms_anything(
     ids=str,
 )
 def test_a_form_of_ours_confirms(world: IdentityWorld, server: MailServer, sent: dict[str, str]) -> None:
-    begin(world.visit())
-    assert world.client.post(path_of(server.mailbox.link()), headers={**FORM, **sent}).status_code == 200
+    form, path = typed(begin(world.visit())), path_of(server.mailbox.link())
+    assert world.client.post(path, content=form, headers={**FORM, **sent}).status_code == 200
 
 
 def test_a_session_is_never_one_that_somebody_else_chose(services: Services) -> None:

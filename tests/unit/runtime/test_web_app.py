@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web import app as web_app
-from agentkeys_runtime.web.app import WAITING_THREADS, create_app
+from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
+from agentkeys_runtime.web.gate import WAITING_THREADS
 from tests.fakes.app_client import AppClient
 
 LIMIT = 100
