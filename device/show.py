@@ -1,7 +1,9 @@
 """What people see: on stderr, so that stdout carries results alone; rich on a terminal, plain elsewhere."""
 
+import getpass
 import json
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -16,6 +18,7 @@ from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import KeyServiceError
 from device.errors import DeviceError, Trouble
 from device.intent import Intent
+from device.k11.port import AskedBy
 from device.k11.software import BANNER
 
 _GAP: Final = "  "
@@ -31,14 +34,19 @@ def clean(text: str) -> str:
 
 
 class Show:
-    """One run's output. `json` mode prints one JSON document on stdout, and errors as one on stderr."""
+    """One run's output. `json` mode prints one JSON document on stdout, and errors as one on stderr.
 
-    def __init__(self, *, as_json: bool = False, yes: bool = False) -> None:
+    `asked_by` is how this person wants to be asked for K11, None for the way in which the key was made.
+    """
+
+    def __init__(self, *, as_json: bool = False, yes: bool = False, asked_by: AskedBy | None = None) -> None:
         self.as_json = as_json
+        self.asked_by = asked_by
         self._yes = yes
         self._err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._warned = False
+        self._shown: bytes | None = None
 
     def note(self, text: str) -> None:
         """A line on stderr for people."""
@@ -85,7 +93,7 @@ class Show:
 
     def person_asked(self) -> "Show":
         """The same without --yes, for questions that nothing said beforehand can answer."""
-        return Show(as_json=self.as_json)
+        return Show(as_json=self.as_json, asked_by=self.asked_by)
 
     def approval_needed(self, request: str) -> None:
         """Ask for a master's K11; shown in every mode, since nothing goes on without it."""
@@ -94,8 +102,36 @@ class Show:
 
     def signing(self, intent: Intent) -> None:
         """Show what is about to be signed."""
-        if self.as_json:
-            return
+        if not self.as_json:
+            self._draw(intent)
+
+    def about(self, intent: Intent) -> None:
+        """Show what a security key will approve, in every mode, unless it was shown just before."""
+        if self._shown != intent.digest:
+            self._draw(intent)
+
+    def hint(self, words: str) -> None:
+        """Say what to do with a security key; shown in every mode, since nothing goes on without it."""
+        self._err.print(escape(clean(words)))
+
+    def pin(self, question: str) -> str:
+        """Return a PIN that was typed on the terminal, where it is not shown.
+
+        Raises:
+            DeviceError: `usage` where there is no terminal, `declined` where nothing was typed.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", getpass.GetPassWarning)  # it would show what is typed
+                typed = getpass.getpass(clean(question))
+        except (getpass.GetPassWarning, EOFError, OSError):
+            raise DeviceError(Trouble.USAGE, "a PIN is read from a terminal alone, and there is none here") from None
+        if not typed:
+            raise DeviceError(Trouble.DECLINED, "no PIN given; nothing was approved")
+        return typed
+
+    def _draw(self, intent: Intent) -> None:
+        self._shown = intent.digest
         lines = [*intent.lines, ("digest", hex_encode(intent.digest))]
         if not self._err.is_terminal:
             self._err.print(f"signing: {escape(clean(intent.title))}")
@@ -189,7 +225,11 @@ _ADVICE: Final[Mapping[str, str]] = {
     "proof_invalid": "This machine's clock may be off; it must be right to a minute.",
     "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",
     "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
-    "k11_invalid": "A software K11 works only with a registry started with --allow-software-k11.",
+    "k11_invalid": "Another key answered than this device's K11, or it is a software K11 and the registry takes none.",
+    "k11_key_not_found": "Plug it in; on Linux a udev rule lets you open it. See the runbook on security keys.",
+    "k11_key_lost": "Leave the key plugged in, and try again.",
+    "k11_pin_not_set": "Set a PIN in your browser's settings for security keys, or with the tool of the key's maker.",
+    "k11_key_unsuitable": "K11 needs a FIDO2 key with a PIN or a fingerprint.",
 }
 
 

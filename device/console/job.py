@@ -107,7 +107,7 @@ class Job:
 
 
 class _JobDevice(Device):
-    """The device of one job, whose K11 asks in the console."""
+    """The device of one job, whose K11 asks in the console: a browser asks a security key as well as this program."""
 
     job: Job
 

@@ -1,4 +1,4 @@
-"""What comes back from `navigator.credentials`: read strictly, checked against what was asked, and only then sent on.
+"""What comes back from `navigator.credentials` or over USB: read strictly, checked against what was asked, and sent on.
 
 Registry and signer check every assertion again with a WebAuthn library; these checks find a wrong key or page while the
 person is still there.
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from agentkeys_core.encoding import b64u_decode, b64u_encode, fields, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
-from agentkeys_core.k11 import RP_ID_HASH, K11Assertion
+from agentkeys_core.k11 import K11_ORIGIN, RP_ID_HASH, K11Assertion
 from agentkeys_core.keys import ES256PublicKey
 from device.k11.port import K11Kind, K11Record
 
@@ -40,7 +40,7 @@ def _check_client_data(data: bytes, *, kind: str, challenge: bytes) -> None:
         raise _refuse("the answer is to another ceremony")
     if members.get("challenge") != b64u_encode(challenge):
         raise _refuse("the answer is to another challenge")
-    if members.get("origin") != K11Kind.BROWSER.origin or members.get("crossOrigin", False) is not False:
+    if members.get("origin") != K11_ORIGIN or members.get("crossOrigin", False) is not False:
         raise _refuse("the answer comes from another page")
 
 
@@ -66,8 +66,8 @@ def _cbor_items(data: bytes, count: int) -> list[object]:
     return items
 
 
-def read_creation(obj: object, *, challenge: bytes) -> K11Record:
-    """Return the public half of the key that the page made for this challenge.
+def read_creation(obj: object, *, challenge: bytes, kind: K11Kind = K11Kind.BROWSER) -> K11Record:
+    """Return the public half of the key that was made for this challenge; `kind` is who was asked.
 
     Raises:
         KeyServiceError: `k11_invalid` or `unknown_fields` for an answer that is not a fresh, user-verified ES256
@@ -88,7 +88,7 @@ def read_creation(obj: object, *, challenge: bytes) -> K11Record:
         raise _refuse("another credential")
     cose = _cbor_items(data[end:], 2 if flags & _EXTENSIONS else 1)[0]
     key = _p256(cose)
-    return K11Record(kind=K11Kind.BROWSER, credential_id=parts["credential_id"], x=key.x, y=key.y)
+    return K11Record(kind=kind, credential_id=parts["credential_id"], x=key.x, y=key.y)
 
 
 def _p256(cose: object) -> ES256PublicKey:

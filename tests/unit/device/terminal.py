@@ -20,11 +20,11 @@ LIMIT_S = 60
 class Terminal:
     """One run. It is ended with the test, whatever happens."""
 
-    def __init__(self, person: Person, *words: str, columns: int = 100) -> None:
+    def __init__(self, person: Person, *words: str, columns: int = 100, program: str = "device") -> None:
         person.capture.readouterr()
         self._child, self._terminal = pty.fork()
         if not self._child:
-            os.execv(sys.executable, [sys.executable, "-m", "device", "--home", str(person.home), *words])
+            os.execv(sys.executable, [sys.executable, "-m", program, "--home", str(person.home), *words])
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._shown = b""
         self._deadline = time.monotonic() + LIMIT_S

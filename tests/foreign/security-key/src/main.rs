@@ -42,6 +42,7 @@ fn main() {
     tell("ready");
     serve(&shared, listener, &mut ctap);
     loop {
+        tell("ok"); // pulled out
         let mut world = shared.lock();
         while !world.plugged {
             world = shared.changed.wait(world).expect("no thread panics with it");
@@ -104,6 +105,7 @@ fn obey(shared: &Shared, path: &Path) {
                 }
                 let _ = UnixStream::connect(path);
                 let _ = std::fs::remove_file(path);
+                continue; // answered when nothing is served any more
             }
             "plug" => {
                 world.plugged = true;
