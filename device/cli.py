@@ -46,7 +46,7 @@ def _options(
             "--approve-with",
             envvar="AGENTKEYS_APPROVE_WITH",
             help="How K11 is asked: on this machine's page, or here with a security key over USB. "
-            "By default as it was made. The console asks in its pages.",
+            "By default as it was made. The console opens the page.",
         ),
     ] = None,
 ) -> None:

@@ -5,12 +5,12 @@ from typing import Final
 
 import typer
 
-from agentkeys_core.k11 import K11_PORT
 from device.commands.context import options
 from device.console.site import Console
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.identity import Identity, Part
+from device.k11.port import AskedBy
 from device.local_web import serving
 
 _LOOK_S: Final = 0.5
@@ -23,9 +23,11 @@ def console(context: typer.Context) -> None:
         identity = Identity.load(home)
         if identity is None or identity.part is not Part.MASTER:
             raise DeviceError(Trouble.K11_MISSING, "the console is for a master's device")
-        site = Console(home)
+        if chosen.show.asked_by is AskedBy.SECURITY_KEY:
+            chosen.show.warn("The console asks K11 on its page all the same: the browser asks your security key there.")
+        site = Console(home, chosen.show)
         try:
-            with serving(site, K11_PORT) as address:
+            with serving(site) as address:
                 chosen.show.console_page(address)
                 ended = threading.Event()
                 while not ended.wait(_LOOK_S):  # a Ctrl-C that comes just before an endless wait begins is lost in it

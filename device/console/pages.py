@@ -1,6 +1,5 @@
 """The console's pages, rendered here and nowhere else: escaped by default, put into the shell by its own script."""
 
-import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
@@ -138,8 +137,7 @@ def job_page(job: Job | None) -> Reply:
         return _page("nothing.html")
     question = job.question
     if question is not None:
-        task = question.task
-        return _page("question.html", task=task, options=json.dumps(dict(task.options)), said=job.said)
+        return _page("question.html", task=question.task, window=job.window, said=job.said)
     if not job.ended:
         return _page("waiting.html", words=job.waiting or "Broker and worker are asked …", code=job.compare)
     if job.error is not None:
