@@ -110,6 +110,18 @@ def test_a_key_without_a_pin_says_how_to_go_on(home: Home, fresh_key: Callable[.
     assert "PIN of" not in hands.text
 
 
+def test_a_key_whose_pin_must_be_changed_first_says_so(home: Home, key: SecurityKey) -> None:
+    def must_change(cmd: int, request: bytes, answer: bytes) -> bytes:
+        if cmd != CTAPHID.CBOR or request != b"\x04":
+            return answer
+        told: Any = cbor.decode(answer[1:])
+        return answer[:1] + cbor.encode({**told, 12: True})
+
+    with refused(Trouble.K11_PIN_NOT_SET):
+        using(Hands(PIN), lying(key, must_change)).create(home, device_key_hash=bytes(32))
+    assert key.tries_left() == 8
+
+
 def test_a_finger_stands_for_the_pin(home: Home, signed: Signed, fresh_key: Callable[..., SecurityKey]) -> None:
     key = fresh_key("Testkey", "--finger")
     key.set_pin()
