@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -53,8 +54,8 @@ class Errand(Generic[T]):
 
         Args:
             work: runs in a thread of its own, and calls `within`, `hint` and `pin`.
-            limit_s: how long it may stay silent at first.
-            late: raised when it stayed silent for longer.
+            limit_s: how long it may take at first.
+            late: raised when it took longer.
         """
         thread = threading.Thread(target=self._work, args=(work,), daemon=True)
         thread.start()
@@ -66,7 +67,7 @@ class Errand(Generic[T]):
             thread.join(_GRACE_S)
 
     def within(self, seconds: float, late: DeviceError) -> None:
-        """From now on, raise `late` when nothing was heard for that long."""
+        """From now on, raise `late` when it takes longer than that; typing a PIN is not counted."""
         self._said.put(_Limit(seconds, late))
 
     def hint(self, words: str) -> None:
@@ -79,18 +80,21 @@ class Errand(Generic[T]):
         return self._pins.get()
 
     def _serve(self, limit_s: float, late: DeviceError) -> T:
+        until = time.monotonic() + limit_s
         while True:
             try:
-                said = self._said.get(timeout=limit_s)
+                said = self._said.get(timeout=max(0, until - time.monotonic()))
             except queue.Empty:
                 raise late from None
             match said:
                 case _Limit():
                     limit_s, late = said.seconds, said.late
+                    until = time.monotonic() + limit_s
                 case _Hint():
                     self._holder.hint(said.words)
                 case _Pin():
                     self._pins.put(self._holder.pin(said.question))
+                    until = time.monotonic() + limit_s  # typing takes as long as it takes
                 case _Ended():
                     if said.error is not None:
                         raise said.error

@@ -67,19 +67,24 @@ def refusal(name: str, error: Exception) -> Exception:
 
     Whatever the library says besides, it says of bytes that the key sent, by any exception that Python has.
     """
+    if isinstance(error, (DeviceError, KeyServiceError)):
+        return error
+    found = _found(error)
+    if found is None:
+        return KeyServiceError(Reason.K11_INVALID, f"{name}: its answer is not one of CTAP2")
+    return _named(name, *found)
+
+
+def _found(error: Exception) -> tuple[Trouble, str] | None:
     cause = error.cause if isinstance(error, ClientError) else error
-    match cause, error:
-        case (_, DeviceError() | KeyServiceError()):
-            return error
-        case (CtapError(), _) if cause.code in _OF_KEY:
-            return _named(name, *_OF_KEY[cause.code])
-        case (_, ClientError()) if error.code in _OF_CLIENT:
-            return _named(name, *_OF_CLIENT[error.code])
-        case (CtapError(), _):
-            return _named(name, Trouble.K11_KEY_UNSUITABLE, f"it refused: {cause.code.name}")
-        case (OSError(), _):
-            return _named(name, Trouble.K11_KEY_LOST, "it was pulled out, or stopped answering")
-    return KeyServiceError(Reason.K11_INVALID, f"{name}: its answer is not one of CTAP2")
+    match cause:
+        case CtapError():
+            return _OF_KEY.get(cause.code, (Trouble.K11_KEY_UNSUITABLE, f"it refused: {cause.code.name}"))
+        case PermissionError():
+            return Trouble.K11_KEY_NOT_FOUND, "you may not open it"
+        case OSError():
+            return Trouble.K11_KEY_LOST, "it was pulled out, or stopped answering"
+    return _OF_CLIENT.get(error.code) if isinstance(error, ClientError) else None
 
 
 def code_of(error: Exception) -> int | None:

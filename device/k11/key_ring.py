@@ -19,6 +19,8 @@ from device.k11.port import K11Record
 from device.k11.usb import PluggedKey
 
 _LOOK_S: Final = 0.2
+#: How long the keys that were not touched may take to stop blinking, before they are left alone.
+_GRACE_S: Final = 2.0
 _NOT_MINE: Final = frozenset({ERR.NO_CREDENTIALS, ERR.INVALID_CREDENTIAL})
 
 
@@ -51,9 +53,9 @@ def open_keys(plugged: Sequence[PluggedKey], stack: ExitStack, errand: Errand[An
 
 def suitable(keys: Sequence[OpenKey]) -> list[OpenKey]:
     """Return the keys that can verify their user. Raises `k11_key_unsuitable` or `k11_pin_not_set`."""
-    troubles = {key.name: unsuitable(key.name, key.ctap2.info if key.ctap2 else None) for key in keys}
-    fitting = [key for key in keys if troubles[key.name] is None]
-    told = [trouble for trouble in troubles.values() if trouble is not None]
+    troubles = [unsuitable(key.name, key.ctap2.info if key.ctap2 else None) for key in keys]
+    fitting = [key for key, trouble in zip(keys, troubles, strict=True) if trouble is None]
+    told = [trouble for trouble in troubles if trouble is not None]
     if not fitting:
         raise DeviceError(told[0].reason, "; ".join(trouble.detail for trouble in told))
     return fitting
@@ -63,26 +65,30 @@ def holding(keys: Sequence[OpenKey], record: K11Record) -> list[OpenKey]:
     """Return the keys that say, without a touch, that they hold this K11; what they say only chooses whom to ask.
 
     Raises:
-        DeviceError: `k11_missing` where none does; `k11_key_unsuitable` where none could.
+        DeviceError: `k11_missing` where none does; `k11_key_unsuitable` where none could; what was wrong with the
+            first that gave no answer.
     """
     speaking = [(key, key.ctap2) for key in keys if key.ctap2 is not None]
     if not speaking:
         return suitable(keys)
     sure: list[OpenKey] = []
     maybe: list[OpenKey] = []
+    troubles: list[Exception] = []
     for key, ctap2 in speaking:
         try:
             allow: list[Mapping[str, object]] = [{"id": record.credential_id, "type": "public-key"}]
             ctap2.get_assertion(RP_ID, bytes(32), allow, options={"up": False})
             sure.append(key)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - the library raises anything at what a key answers
             code = code_of(exc)
             if code is None:
-                raise refusal(key.name, exc) from exc
-            if code not in _NOT_MINE:
+                troubles.append(refusal(key.name, exc))
+            elif code not in _NOT_MINE:
                 maybe.append(key)
     if sure or maybe:
         return sure or maybe
+    if troubles:
+        raise troubles[0]
     asked = ", ".join(key.name for key, _ in speaking)
     words = f"no key that is plugged in holds this device's K11 (asked: {asked}); "
     raise DeviceError(
@@ -110,7 +116,7 @@ def touched(keys: Sequence[OpenKey], errand: Errand[Any]) -> OpenKey:
     finally:
         over.set()
         for thread in threads:
-            thread.join()
+            thread.join(_GRACE_S)
 
 
 def _first(

@@ -80,8 +80,11 @@ class SecurityKeyAuthenticator:
 
     def _run(self, ask: Callable[[Errand[T], Sequence[OpenKey]], T]) -> T:
         def work(errand: Errand[T]) -> T:
-            with ExitStack() as stack:
-                return ask(errand, open_keys(self._find(), stack, errand))
+            try:
+                with ExitStack() as stack:
+                    return ask(errand, open_keys(self._find(), stack, errand))
+            except Exception as exc:  # what a key says of itself is its answer too
+                raise refusal("a security key", exc) from exc
 
         late = DeviceError(Trouble.K11_KEY_LOST, "a security key does not answer; pull it out and plug it in again")
         return Errand[T](self._holder).run(work, limit_s=self._answer_s, late=late)

@@ -76,8 +76,8 @@ class _Browser(UserInteraction):
         return PIN
 
 
-def browsing(key: SecurityKey) -> BrowserAuthenticator:
-    """K11's page in a browser that asks a roaming key, as browsers do."""
+def asked_in_a_browser(key: SecurityKey) -> Callable[[Task], None]:
+    """Answers a ceremony as a browser does that asks a roaming key."""
 
     def ceremony(task: Task) -> None:
         with key.plugged.open() as device:
@@ -95,4 +95,9 @@ def browsing(key: SecurityKey) -> BrowserAuthenticator:
     def encoded(parts: Mapping[str, bytes]) -> dict[str, str]:
         return {name: b64u_encode(bytes(value)) for name, value in parts.items()}
 
-    return BrowserAuthenticator(lambda _: None, ceremony=ceremony)
+    return ceremony
+
+
+def browsing(key: SecurityKey) -> BrowserAuthenticator:
+    """K11's page in such a browser."""
+    return BrowserAuthenticator(lambda _: None, ceremony=asked_in_a_browser(key))

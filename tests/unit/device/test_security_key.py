@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from fido2 import cbor
 from fido2.hid import CTAPHID
+from fido2.hid.base import CtapHidConnection
 
+from agentkeys_core.errors import Reason
 from agentkeys_core.k11 import origin_hash
 from agentkeys_core.webauthn_check import verify_assertion
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.k11.port import K11Kind, K11Record
 from device.k11.usb import unreadable
-from tests.fakes.security_key import PIN, U2F_ONLY, SecurityKey, at, lying
+from tests.fakes.security_key import PIN, U2F_ONLY, SecurityKey, SocketKey, at, lying
 from tests.unit.device.key_kit import WRONG, Hands, Signed, browsing, made_on, refused, using
 
 # --- what works -----------------------------------------------------------------------------------------------------
@@ -194,6 +196,27 @@ def test_of_two_keys_the_one_that_holds_it_is_asked(
     assert "Other" not in hands.text
 
 
+def test_a_key_that_talks_nonsense_does_not_hide_the_right_one(
+    home: Home, signed: Signed, key: SecurityKey, fresh_key: Callable[..., SecurityKey]
+) -> None:
+    record = made_on(home, key)
+    other = fresh_key("Testkey2")
+    other.set_pin()
+
+    def nonsense(cmd: int, request: bytes, answer: bytes) -> bytes:
+        return b"\0\xff" if cmd == CTAPHID.CBOR and request[:1] == b"\x02" else answer
+
+    using(Hands(PIN), lying(other, nonsense), key).approve(record, *signed)
+    with refused(Reason.K11_INVALID):
+        using(Hands(PIN), lying(other, nonsense)).approve(record, *signed)
+
+
+def test_keys_of_one_name_are_told_apart(home: Home, key: SecurityKey, fresh_key: Callable[..., SecurityKey]) -> None:
+    twin = replace(fresh_key("Twin").plugged, name=key.name)  # without a PIN
+    for plugged in ((twin, key), (key, twin)):
+        using(Hands(PIN), *plugged).create(home, device_key_hash=bytes(32))
+
+
 def older(cmd: int, request: bytes, answer: bytes) -> bytes:
     """As a key of CTAP 2.0, which can be selected by a dummy request only."""
     if cmd == CTAPHID.CBOR and request == b"\x04":
@@ -310,6 +333,16 @@ def test_ctrl_c_ends_it_and_frees_the_key(home: Home, signed: Signed, key: Secur
         using(Hands(PIN, on_touch=interrupt), key).approve(record, *signed)
     key.do("ready")
     using(Hands(PIN), key).approve(record, *signed)
+
+
+def test_a_key_that_may_be_seen_but_not_opened(home: Home, tmp_path: Path) -> None:
+    class Locked(SocketKey):
+        def connect(self) -> CtapHidConnection:
+            raise PermissionError(self.descriptor.path)
+
+    locked = Locked(name="Locked", descriptor=at(tmp_path / "locked", "Locked").descriptor)
+    with refused(Trouble.K11_KEY_NOT_FOUND, saying="may not open"):
+        using(Hands(PIN), locked).create(home, device_key_hash=bytes(32))
 
 
 def test_a_key_that_does_not_answer(home: Home, tmp_path: Path) -> None:

@@ -12,11 +12,15 @@ import pytest
 from agentkeys_core.k11 import K11_ORIGIN, origin_hash
 from device import session
 from device.home import Home
+from device.k11.page import Task
 from device.k11.port import K11Kind, K11Record
+from device.local_web import TOKEN_HEADER
+from tests.fakes.k11_port import k11_port
 from tests.fakes.security_key import PIN, SecurityKey
 from tests.unit.device.conftest import Person
+from tests.unit.device.console_kit import console_at
 from tests.unit.device.deployment import Deployment
-from tests.unit.device.key_kit import WRONG, browsing
+from tests.unit.device.key_kit import WRONG, asked_in_a_browser, browsing
 from tests.unit.device.real_registry import RealRegistry, real_registry
 from tests.unit.device.terminal import Terminal
 
@@ -150,3 +154,35 @@ def test_without_a_key_the_command_says_so(owner: Person, registry: RealRegistry
 
 def test_software_asks_nobody_whatever_is_wished(master: Person) -> None:
     assert master("unfreeze", "--approve-with=security-key").code == 0
+
+
+def test_the_console_says_that_it_asks_on_k11s_page_all_the_same(master: Person) -> None:
+    with Terminal(master, "--approve-with", "security-key", "console") as terminal:
+        terminal.until("The console asks K11 on its page all the same")
+        terminal.until("http://localhost")
+
+
+def test_the_console_has_a_browser_ask_the_same_key(owner: Person, registry: RealRegistry, key: SecurityKey) -> None:
+    begun(owner, key)
+    owner("freeze")
+    key.do("ready")
+    with k11_port(), console_at(owner.home) as visitor:
+        visitor.send("/do", what="unfreeze")
+        job = visitor.console._job
+        assert job is not None
+        base, _, token = job.window.partition("/#")
+        shown = visitor.client.get(base + "/task", headers={TOKEN_HEADER: token}).json()
+        given: list[object] = []
+        task = Task(
+            kind=shown["kind"],
+            title=shown["title"],
+            lines=tuple(shown["lines"]),
+            digest=shown["digest"],
+            options=shown["options"],
+            accept=given.append,
+        )
+        asked_in_a_browser(key)(task)
+        headers = {TOKEN_HEADER: token, "Origin": K11_ORIGIN, "Content-Type": "application/json"}
+        assert visitor.client.post(base + "/answer", json=given[0], headers=headers).status_code == 200
+        job.settle()
+        assert "The freeze has ended." in visitor.get("/page/job").text

@@ -119,7 +119,10 @@ def test_a_lying_creation_is_refused(home: Home, key: SecurityKey, lie: str) -> 
         using(Hands(PIN), lying(key, answering(MAKE, MADE[lie]))).create(home, device_key_hash=bytes(32))
 
 
-@pytest.mark.parametrize("junk", JUNK)
+ODD_INFO = [cbor.encode({1: versions, 3: bytes(16)}) for versions in ([7], [], ["FIDO_2_0", b"x"], "FIDO_2_1")]
+
+
+@pytest.mark.parametrize("junk", [*JUNK, *ODD_INFO])
 def test_a_key_that_says_nonsense_of_itself_is_refused(home: Home, key: SecurityKey, junk: bytes) -> None:
     with refused(Reason.K11_INVALID, Trouble.K11_KEY_UNSUITABLE):
         using(Hands(PIN), lying(key, answering(INFO, lambda _: junk))).create(home, device_key_hash=bytes(32))
