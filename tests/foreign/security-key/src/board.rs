@@ -11,7 +11,9 @@ use opensk::api::clock::Clock;
 use opensk::api::connection::{HidConnection, RecvStatus, UsbEndpoint};
 use opensk::api::crypto::software_crypto::SoftwareCrypto;
 use opensk::api::customization::{CustomizationImpl, DEFAULT_CUSTOMIZATION};
-use opensk::api::fingerprint::{Ctap2EnrollFeedback, Fingerprint, FingerprintCheckError, FingerprintKind};
+use opensk::api::fingerprint::{
+    Ctap2EnrollFeedback, Fingerprint, FingerprintCheckError, FingerprintKind,
+};
 use opensk::api::key_store;
 use opensk::api::persist::{Persist, PersistIter};
 use opensk::api::rng::rand_core::SeedableRng;
@@ -65,7 +67,10 @@ impl Shared {
             store: BTreeMap::new(),
             asked: false,
         };
-        Arc::new(Self { world: Mutex::new(world), changed: Condvar::new() })
+        Arc::new(Self {
+            world: Mutex::new(world),
+            changed: Condvar::new(),
+        })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, World> {
@@ -94,7 +99,9 @@ pub struct Timer(u64);
 impl Board {
     pub fn new(shared: Arc<Shared>) -> Self {
         let mut seed = [0; 32];
-        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut seed)).expect("randomness");
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut seed))
+            .expect("randomness");
         Board {
             shared,
             rng: TestRng::from_seed(seed),
@@ -114,8 +121,17 @@ impl Board {
     }
 
     /// Reads one packet, or nothing within the time; an error where the other side is gone.
-    pub fn read_packet(&mut self, timeout: Option<Duration>) -> std::io::Result<Option<[u8; PACKET]>> {
-        let Some(mut stream) = self.shared.lock().stream.as_ref().and_then(|s| s.try_clone().ok()) else {
+    pub fn read_packet(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> std::io::Result<Option<[u8; PACKET]>> {
+        let Some(mut stream) = self
+            .shared
+            .lock()
+            .stream
+            .as_ref()
+            .and_then(|s| s.try_clone().ok())
+        else {
             return Err(ErrorKind::NotConnected.into());
         };
         stream.set_read_timeout(timeout)?;
@@ -124,7 +140,11 @@ impl Board {
             match stream.read(&mut buffer[..PACKET - self.partial.len()]) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.partial.extend_from_slice(&buffer[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(None);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -148,7 +168,12 @@ impl Board {
 
 impl HidConnection for Board {
     fn send(&mut self, buf: &[u8; PACKET], _: UsbEndpoint) -> CtapResult<()> {
-        let stream = self.shared.lock().stream.as_ref().and_then(|s| s.try_clone().ok());
+        let stream = self
+            .shared
+            .lock()
+            .stream
+            .as_ref()
+            .and_then(|s| s.try_clone().ok());
         match stream.map(|mut stream| stream.write_all(buf)) {
             Some(Ok(())) => Ok(()),
             _ => Err(Ctap2StatusCode::CTAP2_ERR_VENDOR_HARDWARE_FAILURE),
@@ -172,14 +197,20 @@ impl UserPresence for Board {
         self.shared.lock().asked = false;
     }
 
-    fn wait_with_timeout(&mut self, packet: &mut [u8; PACKET], timeout_ms: usize) -> UserPresenceWaitResult {
+    fn wait_with_timeout(
+        &mut self,
+        packet: &mut [u8; PACKET],
+        timeout_ms: usize,
+    ) -> UserPresenceWaitResult {
         self.say_asked();
         let until = Instant::now() + Duration::from_millis(timeout_ms as u64);
         while Instant::now() < until {
             let mut world = self.shared.lock();
             match world.hand {
                 Hand::Ready => return Ok((Ok(()), RecvStatus::Timeout)),
-                Hand::Declines => return Ok((Err(UserPresenceError::Declined), RecvStatus::Timeout)),
+                Hand::Declines => {
+                    return Ok((Err(UserPresenceError::Declined), RecvStatus::Timeout));
+                }
                 Hand::Once => {
                     world.hand = Hand::Away;
                     return Ok((Ok(()), RecvStatus::Timeout));
@@ -187,7 +218,10 @@ impl UserPresence for Board {
                 Hand::Away => drop(world),
             }
             if let RecvStatus::Received(endpoint) = self.recv(packet, LOOK.as_millis() as usize)? {
-                return Ok((Err(UserPresenceError::Timeout), RecvStatus::Received(endpoint)));
+                return Ok((
+                    Err(UserPresenceError::Timeout),
+                    RecvStatus::Received(endpoint),
+                ));
             }
         }
         Ok((Err(UserPresenceError::Timeout), RecvStatus::Timeout))
@@ -201,7 +235,10 @@ impl Fingerprint for Board {
         Err(Ctap2StatusCode::CTAP2_ERR_UNSUPPORTED_OPTION)
     }
 
-    fn capture_sample(&mut self, _: Option<usize>) -> CtapResult<(Ctap2EnrollFeedback, usize, Option<Vec<u8>>)> {
+    fn capture_sample(
+        &mut self,
+        _: Option<usize>,
+    ) -> CtapResult<(Ctap2EnrollFeedback, usize, Option<Vec<u8>>)> {
         Err(Ctap2StatusCode::CTAP2_ERR_UNSUPPORTED_OPTION)
     }
 
@@ -227,7 +264,11 @@ impl Fingerprint for Board {
                 if world.hand == Hand::Once {
                     world.hand = Hand::Away;
                 }
-                return if world.finger { Ok(()) } else { Err(FingerprintCheckError::NoMatch) };
+                return if world.finger {
+                    Ok(())
+                } else {
+                    Err(FingerprintCheckError::NoMatch)
+                };
             }
             drop(world);
             std::thread::sleep(LOOK);

@@ -45,7 +45,10 @@ fn main() {
         tell("ok"); // pulled out
         let mut world = shared.lock();
         while !world.plugged {
-            world = shared.changed.wait(world).expect("no thread panics with it");
+            world = shared
+                .changed
+                .wait(world)
+                .expect("no thread panics with it");
         }
         drop(world);
         let listener = UnixListener::bind(&path).expect("a free path");
@@ -69,7 +72,12 @@ fn serve(shared: &Arc<Shared>, listener: UnixListener, ctap: &mut Ctap<Board>) {
         while let Ok(packet) = ctap.env().read_packet(None) {
             let Some(packet) = packet else { continue };
             for answer in ctap.process_hid_packet(&packet, Transport::MainHid) {
-                if ctap.env().hid_connection().send(&answer, UsbEndpoint::MainHid).is_err() {
+                if ctap
+                    .env()
+                    .hid_connection()
+                    .send(&answer, UsbEndpoint::MainHid)
+                    .is_err()
+                {
                     break;
                 }
             }
