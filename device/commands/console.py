@@ -22,7 +22,7 @@ def console(context: typer.Context) -> None:
     with Home.open(chosen.home) as home:
         identity = Identity.load(home)
         if identity is None or identity.part is not Part.MASTER:
-            raise DeviceError(Trouble.K11_MISSING, "the console is for a master's device")
+            raise DeviceError(Trouble.USAGE, "the console is for a master's device, and this is none")
         if chosen.show.asked_by is AskedBy.SECURITY_KEY:
             chosen.show.warn("The console asks K11 on its page all the same: the browser asks your security key there.")
         site = Console(home, chosen.show)

@@ -371,5 +371,5 @@ def test_every_console_lies_elsewhere(master: Person) -> None:
 
 
 def test_an_agents_folder_has_no_console(agent: Person, person: Callable[[str], Person]) -> None:
-    assert agent("console").reason == "k11_missing"
+    assert agent("console").reason == "usage"
     assert person("nobody")("console").reason == "not_initialised"
