@@ -16,6 +16,7 @@ from rich.table import Table
 
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import KeyServiceError
+from device.advice import advice_on
 from device.errors import DeviceError, Trouble
 from device.intent import Intent
 from device.k11.port import AskedBy
@@ -74,6 +75,25 @@ class Show:
             "Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:"
         )
         self._err.print(escape(address), soft_wrap=True)
+
+    def identity_page(self, doing: str, address: str, device: str, *, enrolment: str = "") -> None:
+        """Ask the person to go on at a page of the broker; shown in every mode, since nothing goes on without it."""
+        self._err.print(f"{escape(clean(doing))}: open this page in your browser, and give its address to nobody.")
+        self._err.print(escape(clean(address)), soft_wrap=True)
+        self._compared("Go on there only if it shows this:", device, enrolment)
+
+    def mail(self, address: str, device: str, *, again: bool) -> None:
+        """Say which mail to wait for; shown in every mode, since nothing goes on without it."""
+        told = "The mail of before still counts; it went to" if again else "A mail goes to"
+        self._err.print(f"{told} {escape(clean(address))}. Its link is good for 10 minutes in all, on any machine.")
+        self._compared("Confirm there only if the page shows this:", device, "")
+
+    def _compared(self, words: str, device: str, enrolment: str) -> None:
+        self._err.print(words)
+        self._err.print(f"{_GAP}device     {escape(clean(device))}")
+        if enrolment:
+            self._err.print(f"{_GAP}enrolment  {escape(clean(enrolment))}", soft_wrap=True)
+        self._err.print("Waiting … Ctrl-C stops this; the same command goes on where it was.")
 
     def pairing(self, code: str, pairing: str, link: str) -> None:
         """Show what a person carries to a master; shown in every mode, since nothing goes on without it."""
@@ -155,11 +175,19 @@ class Show:
         """
         if self._yes:
             return
-        if not sys.stdin.isatty():
-            raise DeviceError(Trouble.USAGE, f"nobody can be asked here; {instead}")
+        self.need_person(instead=instead)
         self._err.print(f"{escape(clean(question))} [y/N] ".replace("[y/N]", "\\[y/N]"), end="")
         if input().strip().lower() not in ("y", "yes"):
             raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")
+
+    def need_person(self, *, instead: str = "add --yes to agree beforehand") -> None:
+        """Return where `confirm` can ask somebody, or need not: to know it before anybody is kept waiting.
+
+        Raises:
+            DeviceError: `usage`.
+        """
+        if not self._yes and not sys.stdin.isatty():
+            raise DeviceError(Trouble.USAGE, f"nobody can be asked here; {instead}")
 
     def result(self, data: Mapping[str, object], text: Sequence[str] | None = None) -> None:
         """Print the result: the JSON document, or lines of text (by default `name: value`)."""
@@ -186,7 +214,7 @@ class Show:
 
     def error(self, error: DeviceError | KeyServiceError) -> None:
         """Print a refusal on stderr: `reason: detail`, or `{"error":{"reason",…}}`."""
-        advice = _advice(error)
+        advice = clean(advice_on(error))
         if self.as_json:
             members: dict[str, object] = {"detail": clean(error.detail), "reason": str(error.reason)}
             if isinstance(error, KeyServiceError):
@@ -212,29 +240,3 @@ def _plain(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(item) for item in value) or "none"
     return "none" if value is None else str(value)
-
-
-_ADVICE: Final[Mapping[str, str]] = {
-    "cap_expired": "Your clock may be behind; compare it with the server's.",
-    "cap_not_yet_valid": "Your clock may be ahead; compare it with the server's.",
-    "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
-    "operator_frozen": "A master or a restore froze everything: see agentkeys device list, then agentkeys unfreeze.",
-    "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
-    "device_unknown": "The registry does not know this device yet; a master lets it in: agentkeys agent approve CODE.",
-    "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",
-    "proof_invalid": "This machine's clock may be off; it must be right to a minute.",
-    "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",
-    "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
-    "k11_invalid": "Another key answered than this device's K11, or it is a software K11 and the registry takes none.",
-    "k11_key_not_found": "Plug it in; on Linux a udev rule lets you open it. See the runbook on security keys.",
-    "k11_key_lost": "Leave the key plugged in, and try again.",
-    "k11_pin_not_set": "Set a PIN in your browser's settings for security keys, or with the tool of the key's maker.",
-    "k11_key_unsuitable": "K11 needs a FIDO2 key with a PIN or a fingerprint.",
-}
-
-
-def _advice(error: DeviceError | KeyServiceError) -> str:
-    words = _ADVICE.get(str(error.reason), "")
-    if isinstance(error, KeyServiceError) and str(error.reason).startswith("cap_") and "server_time" in error.metadata:
-        words += f" Server time: {clean(error.metadata['server_time'])} (Unix seconds)."
-    return words

@@ -48,7 +48,7 @@ TOUCH = "touch"
 def on_terminal(owner: Person, key: SecurityKey, *words: str, steps: tuple[str, ...] = (PIN, TOUCH)) -> tuple[int, str]:
     """Run it, type a PIN where one is asked for, and touch the key when it says so."""
     key.do("away")
-    with Terminal(owner, *words, program=PROGRAM) as terminal:
+    with Terminal(owner, *words, module=PROGRAM) as terminal:
         for count, step in enumerate(steps):
             asked = "Touch your security key now: Testkey" if step == TOUCH else "PIN of Testkey: "
             times = 1 + sum((earlier == TOUCH) is (step == TOUCH) for earlier in steps[:count])
