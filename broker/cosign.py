@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agentkeys_core.authorisation import check_context, verify_device_signature
+from agentkeys_core.authorisation import check_context
 from agentkeys_core.captoken import MAX_CAP_BYTES, UncosignedCap
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import es256_sign
 from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now

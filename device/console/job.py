@@ -119,7 +119,7 @@ class Job:
 
 
 class _JobDevice(Device):
-    """The device of one job, whose K11 asks in the console."""
+    """The device of one job, whose K11 asks on its page, where a browser asks security keys as well."""
 
     job: Job
 

@@ -15,6 +15,7 @@ from device.cli import run
 from device.home import Home
 from device.intent import Intent, change_intent
 from device.keys import K10, SignedDigest
+from tests.fakes.security_key import SecurityKey
 from tests.unit.device.deployment import TRUST_DOMAIN, Deployment, running
 
 
@@ -133,3 +134,25 @@ def signed(home: Home) -> tuple[SignedDigest, Intent]:
     change = Freeze(operator_omni=bytes(32), incarnation=1, freeze_nonce=0)
     made = K10.load_or_make(home).sign_change(change, Domain.embedded("ab" * 32))
     return made, change_intent(change, made.name)
+
+
+@pytest.fixture
+def fresh_key(tmp_path: Path) -> Iterator[Callable[..., SecurityKey]]:
+    """Makes keys by name, without a PIN."""
+    made: list[SecurityKey] = []
+
+    def make(name: str = "Testkey", *words: str) -> SecurityKey:
+        made.append(SecurityKey(tmp_path / f"{name}.sock", name, *words))
+        return made[-1]
+
+    yield make
+    for key in made:
+        key.close()
+
+
+@pytest.fixture
+def key(fresh_key: Callable[..., SecurityKey]) -> SecurityKey:
+    """A key with a PIN."""
+    made = fresh_key()
+    made.set_pin()
+    return made
