@@ -17,29 +17,36 @@ from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
+from broker.adapters.store.use_table import SqlDeviceUses
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.steps import Steps
 from broker.keys import K1Keys
+from broker.last_use import LastUse
 from broker.proofs import Proofs
 from broker.sessions import SessionDesk
+from broker.web.device_routes import device_endpoints
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.session_routes import session_endpoints
+from signer.adapters.registry_embedded import EmbeddedRegistry
 from tests.fakes.app_client import AppClient
 from tests.unit.device.https import Reply
 
 
 class _States:
-    """The deployment's registry, as the broker reads it."""
+    """The deployment's registry, as the broker reads it; `real` where the signer's own stands behind it."""
 
     def __init__(self, states: Mapping[bytes, OperatorState], registry_id: str) -> None:
         self._states = states
         self._registry_id = registry_id
+        self.real: EmbeddedRegistry | None = None
 
     def lookup_device(self, device_key_hash: bytes, *, reread: bool = False) -> OperatorState | None:
+        if self.real is not None:
+            return self.real.lookup_device(device_key_hash)
         return next((state for state in self._states.values() if device_key_hash in state.devices), None)
 
     def operator(self, operator_omni: bytes, *, reread: bool = False) -> OperatorState | None:
-        return self._states.get(operator_omni)
+        return self._states.get(operator_omni) if self.real is None else self.real.operator(operator_omni)
 
     def status(self) -> RegistryStatus:
         return RegistryStatus(self._registry_id, 1, 1)
@@ -58,10 +65,11 @@ class BrokerIdentity:
         self._keys = K1Keys.of(ec.generate_private_key(ec.SECP256R1()))
         redemptions = SqlRedemptions(self._engine)
         proofs = Proofs(origin=origin, challenge_key=bytes(32), redemptions=redemptions, clock=self.clock)
+        self.registry = _States(states, registry_id)
         self.sessions = SessionDesk(
             keys=self._keys,
             origin=origin,
-            registry=_States(states, registry_id),
+            registry=self.registry,
             sessions=SqlSessions(self._engine),
             proofs=proofs,
             clock=self.clock,
@@ -72,7 +80,12 @@ class BrokerIdentity:
             counters=SqlCounters(self._engine),
             clock=self.clock,
         )
-        endpoints = (*session_endpoints(self.sessions), *pairing_endpoints(pairing, self.sessions))
+        self.last_use = LastUse(SqlDeviceUses(self._engine), self.clock)
+        endpoints = (
+            *session_endpoints(self.sessions),
+            *device_endpoints(self.sessions, self.last_use),
+            *pairing_endpoints(pairing, self.sessions),
+        )
         self._client = AppClient(create_app("broker", endpoints, clock=self.clock))
         #: May change an answer on its way: (method, path, answer).
         self.lie: Callable[[str, str, dict[str, object]], None] = lambda *_: None

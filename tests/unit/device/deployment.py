@@ -216,6 +216,7 @@ class Deployment:
     def cosign(self, body: bytes) -> Reply:
         cap = UncosignedCap.parse(body)
         self._authorise(cap)
+        self.identity.last_use.note(cap.request.device, cap.request.operator_omni)
         return 200, {"cosign": b64u_encode(bytes(64)), "kid": "k1"}
 
     def _authorise(self, cap: UncosignedCap) -> DeviceRecord:
@@ -351,7 +352,7 @@ class Deployment:
             try:
                 if path == "/.well-known/agentkeys-audit-jwks.json":
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
-                if part == "broker" and path.startswith(("/v1/session", "/v1/pairings")):
+                if part == "broker" and path.startswith(("/v1/session", "/v1/pairings", "/v1/devices/uses")):
                     return self.identity.answer(method, path, body, headers)
                 if method == "GET":
                     return self.read(bytes.fromhex(path.rpartition("/")[2]))

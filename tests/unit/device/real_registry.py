@@ -30,6 +30,7 @@ class RealRegistry:
     def stand_behind(self, deployment: Deployment) -> None:
         deployment.read = self.read  # type: ignore[method-assign]
         deployment.change = self.change  # type: ignore[method-assign]
+        deployment.identity.registry.real = self.here.registry
         deployment.keys = [self.here.keyring.public_key("audit", 1)]
         deployment.hooks["broker", ADDRESS] = self.address
         deployment.hooks["broker", ATTEST] = self.attest
