@@ -5,9 +5,10 @@ from playwright.sync_api import Browser, BrowserContext
 
 from tests.fakes.browser import chromium
 from tests.fakes.k11_port import k11_port
-from tests.unit.device.conftest import agent, authority, deployment, master, person
+from tests.unit.device.conftest import agent, authority, deployment, first, master, person, registry, second, third
 
-__all__ = ["agent", "authority", "deployment", "master", "person"]  # a small deployment, for the console
+# a small deployment, for the console
+__all__ = ["agent", "authority", "deployment", "first", "master", "person", "registry", "second", "third"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,10 @@
 """The broker's real sessions and pairing over a small deployment's registry, for devices that ask over TLS."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.profile import Profile
 from agentkeys_core.registry import OperatorState
-from agentkeys_runtime.registry_client import RegistryStatus
+from agentkeys_runtime.registry_client import RegistryChange, RegistryStatus
 from agentkeys_runtime.web.app import create_app
+from agentkeys_runtime.web.endpoints import Call
 from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
@@ -20,16 +22,23 @@ from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.use_table import SqlDeviceUses
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.steps import Steps
+from broker.change_feed import ChangeFeed
 from broker.keys import K1Keys
 from broker.last_use import LastUse
 from broker.proofs import Proofs
 from broker.sessions import SessionDesk
 from broker.web.device_routes import device_endpoints
+from broker.web.event_routes import UserEvents, event_endpoints
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.session_routes import session_endpoints
 from signer.adapters.registry_embedded import EmbeddedRegistry
 from tests.fakes.app_client import AppClient
 from tests.unit.device.https import Reply
+
+#: What is asked here rather than of the deployment itself.
+SERVED = ("/v1/session", "/v1/pairings", "/v1/devices/uses", "/v1/events")
+#: Streams notice soon that nobody reads them.
+BEAT_S = 0.2
 
 
 class _States:
@@ -53,6 +62,16 @@ class _States:
 
     def apply(self, change: bytes) -> bytes:
         raise KeyServiceError(Reason.NOT_IMPLEMENTED)
+
+
+def _parts(events: UserEvents) -> Iterator[str]:
+    with closing(asyncio.new_event_loop()) as loop, closing(events):
+        parts = aiter(events)
+        while True:
+            try:
+                yield loop.run_until_complete(anext(parts))
+            except StopAsyncIteration:
+                return
 
 
 class BrokerIdentity:
@@ -87,6 +106,10 @@ class BrokerIdentity:
             *pairing_endpoints(pairing, self.sessions),
         )
         self._client = AppClient(create_app("broker", endpoints, clock=self.clock))
+        self.feed, self.sequence = ChangeFeed(), 1
+        (self._events,) = event_endpoints(
+            feed=self.feed, sessions=self.sessions, head=lambda: self.sequence, beat_s=BEAT_S
+        )
         #: May change an answer on its way: (method, path, answer).
         self.lie: Callable[[str, str, dict[str, object]], None] = lambda *_: None
 
@@ -94,6 +117,8 @@ class BrokerIdentity:
         return time.time() + self.ahead_s
 
     def answer(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        if path == "/v1/events":
+            return self._stream(path, headers)
         passed = {
             name: headers[name] for name in ("AgentKeys-Proof", "Authorization", "Content-Type") if name in headers
         }
@@ -101,6 +126,22 @@ class BrokerIdentity:
         told = found.json()
         self.lie(method, path, told)
         return found.status_code, json.loads(json.dumps(told))
+
+    def changed(self, operator: bytes, kind: str) -> None:
+        """A change of the registry, as the follower would tell it."""
+        self.sequence += 1
+        self.feed.publish(RegistryChange(self.sequence, operator, bytes(32), kind))
+
+    def _stream(self, path: str, headers: Mapping[str, str]) -> Reply:
+        """The real events, in a loop of their own; the refusal where there is one."""
+        lower = {name.lower(): value for name, value in headers.items()}
+        call = Call(method="GET", target=path, headers=lower)
+        try:
+            events = self._events.handler(call)
+        except KeyServiceError as error:
+            return 401, {"reason": str(error.reason), "server_time": int(self.clock()), "status": 401}
+        assert isinstance(events, UserEvents)
+        return 200, _parts(events)
 
     def close(self) -> None:
         """End its threads and close its store."""

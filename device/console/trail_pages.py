@@ -1,0 +1,67 @@
+"""The audit page: whose trail, what was found out about each row here, a filter, and the export."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from agentkeys_core.encoding import canonical_json, hex_encode
+from device.agents import agents_of
+from device.audit_trail import Export, Verdict, export_own, export_tree
+from device.console.desk import Desk
+from device.console.render import page
+from device.console.trail import Filter, kinds_of, trail_rows
+from device.local_web import JSON, Reply
+
+#: Rows on one page; the export has all.
+MAX_ROWS: Final = 200
+TREE: Final = "tree"
+
+
+def trail_page(desk: Desk, query: Mapping[str, str]) -> Reply:
+    """Our own trail, or with `whose=tree` that of every actor of this operator, each verified for itself."""
+    wanted = Filter.of(query)
+    seen = desk.seen()
+    tree = query.get("whose") == TREE
+    names = {agent.actor_omni: agent.name for agent in agents_of(seen.state)}
+    names[seen.state.operator_omni] = "master"
+    found = _trails(desk, tree=tree)
+    rows = [
+        row
+        for export, verdict in found
+        for row in trail_rows(export, verdict, actor=names.get(export.actor, hex_encode(export.actor)[:8]))
+    ]
+    rows.sort(key=lambda row: (row.at, row.seq), reverse=True)
+    fitting = [row for row in rows if wanted.fits(row)]
+    return page(
+        "audit.html",
+        bad=[(names.get(export.actor, ""), _findings(export, verdict, names)) for export, verdict in found],
+        count=len(rows),
+        chains=len(found),
+        fitting=len(fitting),
+        kinds=kinds_of(rows),
+        missing=any(verdict.missing for _, verdict in found),
+        rows=fitting[:MAX_ROWS],
+        said=tuple(desk.show.said),
+        tree=tree,
+        version=seen.version,
+        wanted=wanted,
+    )
+
+
+def _findings(export: Export, verdict: Verdict, names: Mapping[bytes, str]) -> list[str]:
+    """What is wrong with a chain; a genuine one of somebody else has no place here either."""
+    strange = (
+        [] if export.actor in names else [f"these are rows of {hex_encode(export.actor)}, which is no actor of yours"]
+    )
+    return [*strange, *verdict.lines()]
+
+
+def trail_file(desk: Desk, query: Mapping[str, str]) -> Reply:
+    """All rows as `agentkeys audit verify` takes them; with `whose=tree` a list of such exports, one an actor."""
+    if query.get("whose") != TREE:
+        return Reply(body=export_own(desk.device)[0].encode(), kind=JSON)
+    exports = [export.to_json() for export, _ in export_tree(desk.device)]
+    return Reply(body=canonical_json(exports), kind=JSON)
+
+
+def _trails(desk: Desk, *, tree: bool) -> list[tuple[Export, Verdict]]:
+    return export_tree(desk.device) if tree else [export_own(desk.device)]
