@@ -1,7 +1,7 @@
 """The console in a real browser: every page, by pointer and by keyboard, dark and light, wide and narrow."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,8 @@ from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.k11 import K11_PORT
 from agentkeys_core.keys import DeviceKey
 from device.audit_trail import Export
-from device.home import Home
 from device.pairing import shown
 from device.pairing_desk import MachineSide, fingerprint
-from device.setting_up import set_up
-from device.show import Show
 from tests.browser.console_steps import NAMES, heading, open_page, press
 from tests.fakes.browser import picture, virtual_authenticator
 from tests.unit.device.conftest import Person
@@ -36,14 +33,6 @@ def page(context: BrowserContext, visitor: Visitor) -> Page:
     made.goto(visitor.address)
     expect(heading(made)).to_have_text("My devices")
     return made
-
-
-@pytest.fixture
-def machine(deployment: Deployment, tmp_path: Path) -> Iterator[MachineSide]:
-    with ExitStack() as stack:
-        home = stack.enter_context(Home.open(tmp_path / "machine", create=True))
-        device = stack.enter_context(set_up(home, deployment.profile, Show(as_json=True, yes=True)))
-        yield MachineSide(device)
 
 
 def stored(master: Person, folder: Path, *names: str) -> None:

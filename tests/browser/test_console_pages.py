@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from device.collected import Collected
+from device.pairing_desk import MachineSide
 from tests.browser.console_steps import NAMES, heading, open_page, press
 from tests.fakes.browser import picture
 from tests.unit.device.console_kit import Visitor, console_at
@@ -243,6 +244,46 @@ def test_two_masters_sign_together(
         # The first one's page was not looked at meanwhile, and is told.
         opened(page, "Devices")
         expect(page.locator(".card.over")).to_have_count(1)
+
+
+def test_what_alarms(context: BrowserContext, first: Person, second: Person) -> None:
+    (first.home / "k10.json").unlink()
+    with console_at(first.home) as visitor:
+        page = visit(context, visitor)
+        expect(page.get_by_role("alert")).to_contain_text("does not know this machine")
+        look(page, "devices-lost")
+        page.get_by_role("link", name="ask for this one").click()
+        expect(heading(page)).to_have_text("My masters")
+        look(page, "masters-lost")
+        press(page, "Ask for it …")
+        press(page, "Sign and send")
+        expect(page.get_by_text("holds in 72 hours")).to_be_visible()
+    with console_at(second.home) as visitor:
+        page = visit(context, visitor)
+        expect(page.get_by_role("alert")).to_contain_text("gets another key")
+        look(page, "devices-rotation")
+        press(page, "Freeze …")
+        press(page, "Sign and send")
+        expect(heading(page)).to_have_text("Done")
+        opened(page, "Devices")
+        expect(page.get_by_role("alert")).to_contain_text("frozen")
+        look(page, "devices-frozen")
+
+
+def test_a_machine_that_is_waited_for(context: BrowserContext, visitor: Visitor, machine: MachineSide) -> None:
+    begun = machine.begin(label="research", services=("cred:openrouter",))
+    page = visit(context, visitor)
+    opened(page, "Pair")
+    page.get_by_label("Code").fill(begun.code)
+    press(page, "Look it up")
+    expect(heading(page)).to_have_text("Compare before you let it in")
+    look(page, "compare")
+    page.get_by_label("very same pairing hash").check()
+    press(page, "Let it in …")
+    expect(heading(page)).to_have_text("Waiting")
+    look(page, "waiting")
+    press(page, "Stop")
+    expect(heading(page)).to_have_text("My devices")
 
 
 def test_a_change_elsewhere_is_announced_and_nothing_typed_is_lost(

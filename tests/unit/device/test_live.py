@@ -2,16 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.registry import OperatorState
 from device.broker_session import BrokerSession
 from device.errors import DeviceError, Trouble
 from device.events import MAX_EVENT_BYTES, Event, Events, listening
@@ -21,53 +19,7 @@ from device.session import Device
 from device.show import Show
 from tests.unit.device.conftest import Person
 from tests.unit.device.deployment import Deployment, problem
-
-PATIENCE_S = 20.0
-
-
-class Heard:
-    """A listener that can be waited for."""
-
-    def __init__(self) -> None:
-        self.states: list[OperatorState] = []
-        self.reasons: list[str] = []
-        self.hearing = 0
-        self._changed = threading.Condition()
-
-    def saw(self, state: OperatorState) -> None:
-        self._note(lambda: self.states.append(state))
-
-    def hears(self) -> None:
-        def more() -> None:
-            self.hearing += 1
-
-        self._note(more)
-
-    def deaf(self, reason: str) -> None:
-        self._note(lambda: self.reasons.append(reason))
-
-    def _note(self, change: Callable[[], object]) -> None:
-        with self._changed:
-            change()
-            self._changed.notify_all()
-
-    def until(self, holds: Callable[["Heard"], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: holds(self), PATIENCE_S), (self.reasons, len(self.states))
-
-
-@contextmanager
-def following(folder: Path) -> Iterator[tuple[Heard, BrokerSession]]:
-    with ExitStack() as stack:
-        home = stack.enter_context(Home.open(folder))
-        asking, looking = (stack.enter_context(Device.open(home, Show(as_json=True, yes=True))) for _ in range(2))
-        session, heard = BrokerSession(asking), Heard()
-        made = Following(looking, session, heard, pause_s=0.02)
-        made.start()
-        try:
-            yield heard, session
-        finally:
-            made.close()
+from tests.unit.device.listening import PATIENCE_S, Heard, following
 
 
 def operator_of(master: Person) -> bytes:
