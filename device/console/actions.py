@@ -8,6 +8,7 @@ from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.ops import ObjectClass
 from agentkeys_core.registry import OperatorState
 from device.agents import checked_services, freeze, revoke_device, set_scope, unfreeze
+from device.approval import ApprovalRequest, approve, encode_approval
 from device.change_desk import Receipt
 from device.console.forms import Form
 from device.console.job import Job, Work
@@ -87,6 +88,16 @@ def _teardown(form: Form, state: OperatorState) -> Work:
     return change(lambda device: teardown(device, actor, classes), "That data is destroyed: no key of it is released.")
 
 
+def _request(form: Form) -> Work:
+    asked = ApprovalRequest.parse(form.one("request"))
+
+    def work(job: Job, device: Device) -> Sequence[str]:
+        job.hand_over("agentkeys-approval.txt", encode_approval(approve(device, asked)).encode() + b"\n")
+        return ("Give this line back to the agent: its command waits for it.",)
+
+    return work
+
+
 def _roles(form: Form) -> Work:
     return carry_out(set_roles(key_hash_of(form.one("device")), roles_of(form)), "The master's roles are changed.")
 
@@ -99,6 +110,7 @@ def _threshold(form: Form) -> Work:
 _ACTIONS: Final[Mapping[str, Callable[[Form, State], Work]]] = {
     "freeze": lambda _form, _state: change(freeze, "Everything of this operator is frozen."),
     "lost": lambda form, _state: rotation_asked_for(key_hash_of(form.one("device"))),
+    "request": lambda form, _state: _request(form),
     "revoke": lambda form, state: _revoke(key_hash_of(form.one("device")), state()),
     "roles": lambda form, _state: _roles(form),
     "rotate": lambda _form, _state: rotated,
@@ -110,7 +122,7 @@ _ACTIONS: Final[Mapping[str, Callable[[Form, State], Work]]] = {
 
 
 def action_of(form: Form, state: State) -> tuple[Work, bool]:
-    """Return the work that a form asks for, and whether it needs K11. Raises `usage`; `no_such_device`."""
+    """Return the work that a form asks for, and whether it needs K11. Raises `usage`, `bad_file`, `no_such_device`."""
     what = form.one("what")
     if what not in _ACTIONS:
         raise DeviceError(Trouble.USAGE, "no such action")
