@@ -5,7 +5,6 @@ from typing import Final
 
 import typer
 
-from agentkeys_core.k11 import K11_PORT
 from device.commands.context import options
 from device.console.site import Console
 from device.home import Home
@@ -18,9 +17,9 @@ def console(context: typer.Context) -> None:
     """Serve this master's pages on localhost until you press Ctrl-C: devices, agents, pairing, the audit trail."""
     chosen = options(context)
     with Home.open(chosen.home) as home:
-        site = Console(home)
+        site = Console(home, chosen.show)
         try:
-            with serving(site, K11_PORT) as address:
+            with serving(site) as address:
                 chosen.show.console_page(address)
                 ended = threading.Event()
                 while not ended.wait(_LOOK_S):  # a Ctrl-C that comes just before an endless wait begins is lost in it

@@ -19,7 +19,7 @@ from device.session import Device
 class Desk:
     """Opened with the folder's key, and opened anew once that was replaced. For one thread at a time.
 
-    Raises `k11_missing` for a folder that is no master's. Where a registered master's key is gone, a new one is made,
+    Raises `usage` for a folder that is no master's. Where a registered master's key is gone, a new one is made,
     which the registry does not know: the pages offer to ask for it in the old one's place.
     """
 
@@ -30,7 +30,7 @@ class Desk:
         self.show = PageShow()
         identity = Identity.load(home)
         if identity is None or identity.part is not Part.MASTER:
-            raise DeviceError(Trouble.K11_MISSING, "the console is for a master's device")
+            raise DeviceError(Trouble.USAGE, "the console is for a master's device, and this is none")
         if identity.registered:
             K10.load_or_make(home)
         self._open()

@@ -1,7 +1,5 @@
 """The pages of what was started: a question, what is waited for, how it ended."""
 
-import json
-
 from device.console.job import Job
 from device.console.render import page, refused_page
 from device.local_web import Reply
@@ -13,8 +11,7 @@ def job_page(job: Job | None) -> Reply:
         return page("nothing.html")
     question = job.question
     if question is not None:
-        task = question.task
-        return page("question.html", task=task, options=json.dumps(dict(task.options)), said=job.said)
+        return page("question.html", task=question.task, window=job.window, said=job.said)
     if not job.ended:
         return page("waiting.html", words=job.waiting or "Broker and worker are asked …", code=job.compare)
     if job.error is not None:

@@ -9,7 +9,6 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from agentkeys_core.errors import KeyServiceError
-from agentkeys_core.k11 import K11_PORT
 from device.console.actions import action_of, key_hash_of
 from device.console.desk import Desk
 from device.console.forms import Form
@@ -24,9 +23,11 @@ from device.console.render import refused_page
 from device.console.trail_pages import trail_file, trail_page
 from device.errors import DeviceError, Trouble
 from device.home import Home
+from device.k11.page import DECLINED
 from device.last_use import last_uses
 from device.live import FIRST_PAUSE_S
 from device.local_web import JSON, Reply
+from device.show import Show
 
 _PACKAGE: Final = "device.console"
 _LIVE: Final = "/live"
@@ -42,14 +43,15 @@ class Console:
         "/": (_PACKAGE, "index.html"),
         "/console.css": (_PACKAGE, "console.css"),
         "/console.js": (_PACKAGE, "console.js"),
-        "/k11.js": ("device.k11", "k11.js"),
         "/live.js": (_PACKAGE, "live.js"),
     }
 
-    def __init__(self, home: Home, *, port: int = K11_PORT, pause_s: float = FIRST_PAUSE_S) -> None:
+    stores = True  # the token, for as long as the tab lives
+
+    def __init__(self, home: Home, terminal: Show, *, pause_s: float = FIRST_PAUSE_S) -> None:
         self.token = secrets.token_urlsafe(32)
-        self.host = f"localhost:{port}"
         self._home = home
+        self._terminal = terminal
         self._lock = threading.Lock()  # one request works on the device at a time; jobs have devices of their own
         self._live = Live()
         self._desk = Desk(home, self._live, pause_s=pause_s)
@@ -122,6 +124,8 @@ class Console:
         question = None if job is None else job.question
         if job is None or question is None:
             return Reply(status=HTTPStatus.CONFLICT)
+        if job.window and body != DECLINED:
+            return Reply(status=HTTPStatus.CONFLICT)  # what K11 must approve is answered on its own page alone
         reply = question.judge(body)
         if reply.status is HTTPStatus.OK:
             job.settle()
@@ -147,7 +151,7 @@ class Console:
     def _start(self, work: Work, *, k11: bool) -> None:
         if self._job is not None and not self._job.stop():
             raise DeviceError(Trouble.USAGE, "Something else is being sent just now; wait a moment.")
-        self._job = Job(self._home, work, k11=k11)
+        self._job = Job(self._home, work, k11=k11, terminal=self._terminal)
         self._job.start()
 
     def _destroy(self, query: Query) -> Reply:

@@ -64,13 +64,14 @@ def test_a_rebound_name_is_refused_with_and_without_the_token(context: BrowserCo
     """DNS rebinding: the attacker's page now has the console's address, and its requests are same-origin."""
     port = visitor.origin.rpartition(":")[2]
     page = context.new_page()
-    answer = page.goto(f"http://{EVIL}:{port}/#{visitor.console.token}")
+    base = f"/{visitor.root.rpartition('/')[2]}"
+    answer = page.goto(f"http://{EVIL}:{port}{base}/#{visitor.console.token}")
     assert answer is not None
     assert answer.status == 403
     headers = {"AgentKeys-Token": visitor.console.token, "Content-Type": "application/json"}
     for path in ("/", "/page/devices", "/live", "/console.js"):
-        assert sent(page, path, headers=headers) == "403"
-    assert sent(page, "/do", method="POST", headers=headers, body='{"what":["freeze"]}') == "403"
+        assert sent(page, base + path, headers=headers) == "403"
+    assert sent(page, base + "/do", method="POST", headers=headers, body='{"what":["freeze"]}') == "403"
     assert "frozen" not in visitor.get("/page/devices").text
 
 
@@ -82,20 +83,20 @@ def test_a_page_on_another_port_reads_nothing_and_sends_nothing(context: Browser
         page = context.new_page()
         page.goto(f"http://localhost:{port}/")
         headers = {"AgentKeys-Token": visitor.console.token, "Content-Type": "application/json"}
-        assert sent(page, f"{visitor.origin}/page/devices") == "none"
-        assert sent(page, f"{visitor.origin}/page/devices", headers=headers) == "none"
-        assert sent(page, f"{visitor.origin}/do", method="POST", headers=headers, body='{"what":["freeze"]}') == "none"
-        sent(page, f"{visitor.origin}/do", method="POST", mode="no-cors", body='{"what":["freeze"]}')
+        assert sent(page, f"{visitor.root}/page/devices") == "none"
+        assert sent(page, f"{visitor.root}/page/devices", headers=headers) == "none"
+        assert sent(page, f"{visitor.root}/do", method="POST", headers=headers, body='{"what":["freeze"]}') == "none"
+        sent(page, f"{visitor.root}/do", method="POST", mode="no-cors", body='{"what":["freeze"]}')
         assert page.evaluate("sessionStorage.getItem('token')") is None
         with page.expect_event("framenavigated", lambda frame: frame.parent_frame is not None) as framed:
-            page.evaluate(f"document.body.innerHTML = '<iframe src=\"{visitor.origin}/\"></iframe>'")
+            page.evaluate(f"document.body.innerHTML = '<iframe src=\"{visitor.root}/\"></iframe>'")
         assert framed.value.url.startswith("chrome-error:")
         page.evaluate(
             f"""() => {{ const form = document.createElement("form"); form.method = "post"; form.enctype = "text/plain";
-            form.action = "{visitor.origin}/do"; form.innerHTML = '<input name="x" value="y">'; document.body.append(form);
+            form.action = "{visitor.root}/do"; form.innerHTML = '<input name="x" value="y">'; document.body.append(form);
             form.submit(); }}"""
         )
-        page.wait_for_url(f"{visitor.origin}/do")
+        page.wait_for_url(f"{visitor.root}/do")
         assert "frozen" not in visitor.get("/page/devices").text
 
 
@@ -104,7 +105,7 @@ def test_a_window_that_was_opened_by_another_page_is_cut_off_from_it(context: Br
         page = context.new_page()
         page.goto(f"http://localhost:{port}/")
         with context.expect_page() as opened:
-            page.evaluate(f"void (window.other = window.open('{visitor.origin}/'))")
+            page.evaluate(f"void (window.other = window.open('{visitor.root}/'))")
         opened.value.wait_for_load_state()
         assert opened.value.evaluate("window.opener") is None
         assert page.evaluate("window.other.closed") is True

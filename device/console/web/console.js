@@ -1,15 +1,16 @@
 "use strict";
-// Loads the pages of this process with the token of the address, sends its forms, and asks the authenticator.
+// Loads the pages of this process with the token of the address, and sends its forms.
 
 const PAGES = ["devices", "agents", "masters", "pair", "audit", "job", "changes", "destroy"];
 const MAX_FILE_BYTES = 48 * 1024; // what is sent has at most 64 KiB, quotes escaped
+const BASE = location.pathname.replace(/\/$/, ""); // of this process: whatever lies elsewhere is not ours
 const main = document.getElementById("main");
 const message = document.getElementById("message");
 const given = location.hash.slice(1);
 if (given && !PAGES.includes(given.split("?")[0])) {
   // Out of the address bar and the history; kept for this tab and this port alone, which no cookie would be.
   sessionStorage.setItem("token", given);
-  history.replaceState(null, "", "/");
+  history.replaceState(null, "", location.pathname);
 }
 const token = sessionStorage.getItem("token") || "";
 let again = 0;
@@ -42,7 +43,7 @@ async function load() {
     if (link.getAttribute("href") === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const response = await fetch(`/page/${asked}`, { headers: headers() });
+  const response = await fetch(`${BASE}/page/${asked}`, { headers: headers() });
   if (response.status === 403) {
     tell("Open the address that your terminal shows");
     return;
@@ -62,7 +63,7 @@ async function go(page) {
 }
 
 async function send(path, body) {
-  const response = await fetch(path, {
+  const response = await fetch(BASE + path, {
     method: "POST",
     headers: { ...headers(), "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -91,14 +92,8 @@ async function working(element, words, work) {
   }
 }
 
-async function answered(kind, options) {
-  if (kind === "decline") return { declined: true };
-  if (kind === "confirm") return { confirmed: true };
-  return get(options);
-}
-
 async function download(link) {
-  const response = await fetch(link.dataset.download, { headers: headers() });
+  const response = await fetch(BASE + link.dataset.download, { headers: headers() });
   if (!response.ok) throw new Error(`refused (${response.status})`);
   const made = document.createElement("a");
   made.href = URL.createObjectURL(await response.blob());
@@ -127,9 +122,7 @@ document.addEventListener("click", (event) => {
   } else if (target.dataset.download) {
     working(target, "One moment …", () => download(target));
   } else {
-    const words = target.dataset.answer === "get" ? "Waiting for your security key …" : "One moment …";
-    working(target, words, async () =>
-      send("/answer", await answered(target.dataset.answer, JSON.parse(target.dataset.options || "{}"))));
+    working(target, "One moment …", () => send("/answer", { [target.dataset.answer]: true }));
   }
 });
 

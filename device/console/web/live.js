@@ -26,7 +26,7 @@ function note() {
 
 async function ask() {
   asking = new AbortController();
-  const response = await fetch(`/live?tick=${told.tick}`, { headers: headers(), signal: asking.signal });
+  const response = await fetch(`${BASE}/live?tick=${told.tick}`, { headers: headers(), signal: asking.signal });
   if (response.status === 403) return false; // another process by now: its address is on the terminal
   if (!response.ok) throw new Error(`refused (${response.status})`);
   told = await response.json();

@@ -235,7 +235,7 @@ def test_who_was_never_registered_gets_no_key_in_a_lost_ones_place(
     machine = person("machine")
     offer(machine, first, tmp_path / "offer")
     (machine.home / "k10.json").unlink()
-    assert machine("console").reason == "k11_missing"
+    assert machine("console").reason == "usage"
     with Home.open(first.home) as home:  # enrolled halfway: the registry never answered
         identity = Identity.load(home)
         assert identity is not None
