@@ -145,6 +145,7 @@ class Stack:
             + f'[unseal]\nmethod = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n',
             "broker": self._edge("broker")
             + f'origin = "{self._broker_origin()}"\nstate_dir = "{self.root}/broker"\n'
+            + f'profile = "{self.profile}"\n'
             + self._tls("broker", "ca")
             + self._to_signer("broker")
             + self.settings.get("broker", quota),

@@ -184,7 +184,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
     "operator_frozen": "A master or a restore froze everything: see agentkeys device list, then agentkeys unfreeze.",
     "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
-    "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
+    "device_unknown": "The registry does not know this device yet; a master lets it in: agentkeys agent approve CODE.",
     "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",
     "proof_invalid": "This machine's clock may be off; it must be right to a minute.",
     "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",

@@ -15,7 +15,6 @@ import httpx
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from device.errors import DeviceError, Trouble
-from device.tls import PeerContext
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 30.0
@@ -93,11 +92,11 @@ def _check_coding(response: httpx.Response) -> None:
 
 
 class Channel:
-    """Requests to one origin over connections whose peer was checked."""
+    """Requests to one origin over connections whose peer was checked by `context` (see `device.tls`)."""
 
     __slots__ = ("_client", "origin")
 
-    def __init__(self, origin: str, context: PeerContext) -> None:
+    def __init__(self, origin: str, context: ssl.SSLContext) -> None:
         self.origin = origin
         self._client = httpx.Client(
             base_url=origin,

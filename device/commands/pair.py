@@ -48,6 +48,7 @@ def pair(
     """On a new machine: make its key, and have a master let it in.
 
     Shows a code for agentkeys agent approve and a pairing hash to compare there, waits, and asks before it agrees.
+    The whole line for it, with the profile's address and hash, comes from a master: agentkeys agent invite.
     """
     chosen = options(context)
     named = None if operator is None else hex_argument(operator, "--operator", length=32)

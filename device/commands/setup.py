@@ -26,7 +26,7 @@ from device.setting_up import confirmed_profile, hex_argument, set_up
 from device.show import described
 
 ProfileOption = Annotated[
-    Path, typer.Option("--profile", metavar="FILE", help="The deployment's profile, from its host.")
+    str, typer.Option("--profile", metavar="FILE|URL", help="The deployment's profile: a file, or its https address.")
 ]
 ProfileHashOption = Annotated[
     str, typer.Option("--profile-hash", metavar="HEX", help="Its hash, told to you by another way than the file.")

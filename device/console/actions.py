@@ -7,7 +7,7 @@ from agentkeys_core.encoding import hex_decode
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.ops import ObjectClass
 from agentkeys_core.registry import OperatorState
-from device.agents import checked_services, freeze, revoke_device, set_scope, unfreeze
+from device.agents import checked_services, device_name, freeze, revoke_device, set_scope, unfreeze
 from device.approval import ApprovalRequest, approve, encode_approval
 from device.change_desk import Receipt
 from device.console.forms import Form
@@ -58,8 +58,10 @@ def _revoke(key_hash: bytes, state: OperatorState) -> Work:
     if not target.is_master:
         return change(lambda device: revoke_device(device, key_hash), done)
     after = threshold_after(state, key_hash)
-    note = f"Afterwards {after} instead of {state.threshold} masters can let masters in and out."
-    return carry_out(revoke_master(key_hash), done, note=note if after < state.threshold else None)
+    notes = [f"The registry calls this device: {device_name(target)}"]
+    if after < state.threshold:
+        notes.append(f"Afterwards {after} instead of {state.threshold} masters can let masters in and out.")
+    return carry_out(revoke_master(key_hash), done, notes=notes)
 
 
 def _scope(form: Form) -> Work:

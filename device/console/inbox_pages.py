@@ -3,7 +3,7 @@
 from agentkeys_core.registry import OperatorState
 from device.collected import Collected
 from device.console.inbox import Inbox
-from device.console.pages import ROLES, device_name, short
+from device.console.pages import ROLES, known_as, short
 from device.console.render import page
 from device.intent import change_intent
 from device.local_web import Reply
@@ -43,7 +43,7 @@ def changes_page(inbox: Inbox, device: Device, state: OperatorState) -> Reply:
         return page("changes_none.html")
     intent = change_intent(collected.change, collected.change.digest(device.profile.domain))
     pairing = pairing_hash_of(device, collected)
-    by = [device_name(state.devices[key]) if key in state.devices else short(key) for key in collected.devices]
+    by = [known_as(state.devices[key]) if key in state.devices else short(key) for key in collected.devices]
     return page(
         "changes.html",
         approved_by=by,

@@ -21,11 +21,11 @@ def row_words(receipt: Receipt) -> str:
     return f"Signed row {receipt.row.seq} of your audit trail says so."
 
 
-def carry_out(build: Build, done: str, *, note: str | None = None) -> Work:
+def carry_out(build: Build, done: str, *, notes: Sequence[str] = ()) -> Work:
     """Work that sends a change where one master is enough, and else hands it over for the others to approve."""
 
     def work(job: Job, device: Device) -> Sequence[str]:
-        if note is not None:
+        for note in notes:
             device.show.warn(note)
         views = views_of(device, device.identity().operator_omni)
         if min(view.state.threshold for view in views) > 1:

@@ -52,8 +52,8 @@ def short(key_hash: bytes) -> str:
     return hex_encode(key_hash)[:_SHORT]
 
 
-def device_name(record: DeviceRecord) -> str:
-    """What a device is called."""
+def known_as(record: DeviceRecord) -> str:
+    """What people tell a device apart by."""
     return f"master {short(record.device_key_hash)}" if record.label is None else f"{record.label}/{record.generation}"
 
 
@@ -73,7 +73,7 @@ def _device(record: DeviceRecord, own: bytes, uses: Mapping[bytes, int] | None =
         "hash": record.device_key_hash.hex(),
         "k11": _k11(record) if record.is_master else "",
         "kind": "Master" if record.label is None else f"Agent {record.label}/{record.generation}",
-        "name": device_name(record),
+        "name": known_as(record),
         "own": record.device_key_hash == own,
         "revoked": record.revoked,
         "roles": [words for role, words in ROLES if record.holds(role)] if record.is_master else ["use its services"],

@@ -254,7 +254,7 @@ class Town:
 
     def device(self) -> Device:
         """A device of this deployment that nobody knows yet."""
-        profile = confirmed_profile(self.stack.profile, self.stack.profile_hash)
+        profile = confirmed_profile(str(self.stack.profile), self.stack.profile_hash)
         return self._open.enter_context(set_up(self._home(), profile, Show(as_json=True, yes=True)))
 
     def master(self) -> Member:
