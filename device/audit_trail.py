@@ -35,14 +35,12 @@ class Export:
     rows: tuple[AuditRow, ...]
     exported_at: int  # Unix seconds, by the device's clock
 
-    def to_json(self) -> dict[str, object]:
-        """The object that a file holds."""
-        rows = [row.to_json() for row in self.rows]
-        return {"actor": hex_encode(self.actor), "exported_at": self.exported_at, "rows": rows, "ver": _VERSION}
-
     def encode(self) -> bytes:
         """Canonical JSON."""
-        return canonical_json(self.to_json())
+        rows = [row.to_json() for row in self.rows]
+        return canonical_json(
+            {"actor": hex_encode(self.actor), "exported_at": self.exported_at, "rows": rows, "ver": _VERSION}
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> Self:

@@ -23,6 +23,7 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 #: However often a broker hints, the registry is read no more often than this.
 LOOK_PAUSE_S: Final = 0.5
+_PATIENCE_S: Final = 2.0
 _GONE: Final = frozenset({Reason.DEVICE_REVOKED, Reason.DEVICE_UNKNOWN})
 
 
@@ -62,12 +63,12 @@ class Following:
         self._thread.start()
 
     def close(self) -> None:
-        """End it, and return once its thread has."""
+        """End it. Its thread ends with it; where it is just connecting, it is not waited for long."""
         with self._lock:
             self._ended.set()
             if self._open is not None:
                 self._open.cut()
-        self._thread.join()
+        self._thread.join(_PATIENCE_S)
 
     def _run(self) -> None:
         pause = self._pause_s

@@ -59,9 +59,7 @@ class Desk:
     def seen(self) -> Seen:
         """Read the registry, for a page. Raises as `state_now`."""
         state = state_now(self.device)
-        return Seen(
-            state=state, version=self._live.saw(state), own=self.device.k10.key_hash, said=tuple(self.show.said)
-        )
+        return Seen(state=state, mark=self._live.saw(state), own=self.device.k10.key_hash, said=tuple(self.show.said))
 
     def own_k11(self) -> K11Public | None:
         """This folder's K11 as the registry would record it."""

@@ -32,17 +32,21 @@ class Live:
     """Implements `device.live.Listener` for the pages of one console. Safe for many threads."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._tick = 1
         self._version = self._words = ""
         self._waiting = 0
         self._ended = False
 
     def saw(self, state: OperatorState) -> str:
-        """Take in what was read of the registry, and name it."""
+        """Take in what was read of the registry; the mark of a page that is made of it: when, and of what.
+
+        What a page is told later concerns it only where that is no older: `tick` counts on.
+        """
         version = version_of(state)
-        self._tell(version, None)
-        return version
+        with self._changed:
+            self._tell(version, None)
+            return f"{self._tick}.{version}"
 
     def hears(self) -> None:
         """See the port."""

@@ -34,10 +34,10 @@ _SHORT: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a page is made of: the registry's state as read now, its name, our own key hash, and what was said."""
+    """What a page is made of: the registry's state as read now, its mark, our own key hash, and what was said."""
 
     state: OperatorState
-    version: str
+    mark: str
     own: bytes
     said: Sequence[str] = ()
 
@@ -107,7 +107,7 @@ def devices_page(seen: Seen, uses: Mapping[bytes, int] | None) -> Reply:
         omni=state.operator_omni.hex(),
         said=seen.said,
         torn=[f"{class_words(bits)} of {owner.hex()}" for owner, bits in state.torn_down.items()],
-        version=seen.version,
+        mark=seen.mark,
         waiting=waiting,
     )
 
@@ -123,7 +123,7 @@ def agents_page(seen: Seen, uses: Mapping[bytes, int] | None) -> Reply:
         }
         for agent in agents_of(seen.state)
     ]
-    return page("agents.html", agents=agents, said=seen.said, version=seen.version)
+    return page("agents.html", agents=agents, said=seen.said, mark=seen.mark)
 
 
 def masters_page(seen: Seen, k11: K11Public | None) -> Reply:
@@ -140,7 +140,7 @@ def masters_page(seen: Seen, k11: K11Public | None) -> Reply:
         roles=[(int(role), words) for role, words in ROLES],
         said=seen.said,
         threshold=state.threshold,
-        version=seen.version,
+        mark=seen.mark,
     )
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
-from agentkeys_core.encoding import canonical_json, hex_encode
+from agentkeys_core.encoding import hex_encode
 from device.agents import agents_of
 from device.audit_trail import Export, Verdict, export_own, export_tree
+from device.console.actions import key_hash_of
 from device.console.desk import Desk
 from device.console.render import page
 from device.console.trail import Filter, kinds_of, trail_rows
+from device.errors import DeviceError, Trouble
 from device.local_web import JSON, Reply
 
 #: Rows on one page; the export has all.
@@ -35,14 +37,14 @@ def trail_page(desk: Desk, query: Mapping[str, str]) -> Reply:
         "audit.html",
         bad=[(names.get(export.actor, ""), _findings(export, verdict, names)) for export, verdict in found],
         count=len(rows),
-        chains=len(found),
+        chains=[(export.actor.hex(), names.get(export.actor, hex_encode(export.actor)[:8])) for export, _ in found],
         fitting=len(fitting),
         kinds=kinds_of(rows),
         missing=any(verdict.missing for _, verdict in found),
         rows=fitting[:MAX_ROWS],
         said=tuple(desk.show.said),
         tree=tree,
-        version=seen.version,
+        mark=seen.mark,
         wanted=wanted,
     )
 
@@ -56,11 +58,13 @@ def _findings(export: Export, verdict: Verdict, names: Mapping[bytes, str]) -> l
 
 
 def trail_file(desk: Desk, query: Mapping[str, str]) -> Reply:
-    """All rows as `agentkeys audit verify` takes them; with `whose=tree` a list of such exports, one an actor."""
-    if query.get("whose") != TREE:
-        return Reply(body=export_own(desk.device)[0].encode(), kind=JSON)
-    exports = [export.to_json() for export, _ in export_tree(desk.device)]
-    return Reply(body=canonical_json(exports), kind=JSON)
+    """All rows of one actor, by default our own, as `agentkeys audit verify` takes them. Raises `usage`."""
+    found = _trails(desk, tree="actor" in query)
+    wanted = key_hash_of(query["actor"]) if "actor" in query else found[0][0].actor
+    for export, _ in found:
+        if export.actor == wanted:
+            return Reply(body=export.encode(), kind=JSON)
+    raise DeviceError(Trouble.USAGE, "no rows of such an actor")
 
 
 def _trails(desk: Desk, *, tree: bool) -> list[tuple[Export, Verdict]]:

@@ -307,6 +307,27 @@ def test_a_change_elsewhere_is_announced_and_nothing_typed_is_lost(
     expect(heading(page)).to_be_focused()
 
 
+def test_a_hidden_page_asks_nothing_and_asks_again_when_it_is_seen(
+    context: BrowserContext, full: Person, visitor: Visitor
+) -> None:
+    page = visit(context, visitor)
+    opened(page, "Agents")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/live" in request.url else None)
+    hide = """(hidden) => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    assert full("scope", "set", "research", "--grant", "cred:elsewhere").code == 0
+    expect(page.locator("#live")).to_be_empty()
+    assert asked == []
+    page.evaluate(hide, False)
+    page.evaluate(hide, True)
+    page.evaluate(hide, False)
+    expect(page.get_by_role("status", name="Changes")).to_contain_text("Something changed")
+
+
 def test_a_console_that_was_ended_says_so(context: BrowserContext, first: Person) -> None:
     with console_at(first.home) as visitor:
         page = visit(context, visitor)

@@ -179,7 +179,7 @@ def test_an_open_page_is_told_and_shows_agents_their_trails(town: Town, master: 
     put(master.device, "openrouter", b"value")
     get(agent.device, "openrouter")
     with console_at(master.device.home.path) as visitor:
-        shown = visitor.get("/page/agents").text.partition('data-live="')[2].partition('"')[0]
+        shown = visitor.get("/page/agents").text.partition('data-live="')[2].partition('"')[0].partition(".")[2]
         told = visitor.get("/live").json()
         while told["version"] != shown or told["words"]:
             told = visitor.get(f"/live?tick={told['tick']}").json()

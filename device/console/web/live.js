@@ -3,12 +3,19 @@
 // nothing that is read or typed is replaced.
 
 const live = document.getElementById("live");
-let asking = null;
+let asking = new AbortController();
+let listening = false;
 let told = { tick: "", version: "", words: "" };
 
-function note() {
+function outdated() {
   const shown = document.querySelector("[data-live]");
-  const changed = Boolean(shown && told.version && shown.dataset.live !== told.version);
+  if (!shown || !told.version) return false;
+  const [tick, version] = shown.dataset.live.split(".");
+  return Number(told.tick) >= Number(tick) && told.version !== version; // what was told before it was made is old news
+}
+
+function note() {
+  const changed = outdated();
   const words = changed ? "Something changed since this page was loaded." : told.words;
   if (live.dataset.words === `${changed}${words}`) return; // a region that is written again is read out again
   live.dataset.words = `${changed}${words}`;
@@ -27,7 +34,7 @@ function note() {
 async function ask() {
   asking = new AbortController();
   const response = await fetch(`${BASE}/live?tick=${told.tick}`, { headers: headers(), signal: asking.signal });
-  if (response.status === 403) return false; // another process by now: its address is on the terminal
+  if (response.status === 403) return false; // no token, or another process by now: its address is on the terminal
   if (!response.ok) throw new Error(`refused (${response.status})`);
   told = await response.json();
   note();
@@ -35,16 +42,19 @@ async function ask() {
 }
 
 async function listen() {
+  if (listening) return;
+  listening = true;
   for (let going = true; going && !document.hidden;) {
     try {
       going = await ask();
-    } catch {
-      if (document.hidden) return;
+    } catch (error) {
+      if (error.name === "AbortError") continue;
       told = { ...told, tick: "", words: "This console does not answer; it may have been ended on the terminal." };
       note();
       await new Promise((resolve) => { setTimeout(resolve, 3000); });
     }
   }
+  listening = false;
 }
 
 // A hidden page asks nothing: browsers open only so many connections to one place, and all tabs share them.

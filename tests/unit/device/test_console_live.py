@@ -34,9 +34,15 @@ def until(visitor: Visitor, holds: Callable[[dict[str, Any]], bool]) -> dict[str
     return told
 
 
-def version(visitor: Visitor, page: str) -> str:
+def mark(visitor: Visitor, page: str) -> tuple[int, str]:
+    """When a page was made, and of what."""
     text = visitor.get(page).text
-    return text.partition('data-live="')[2].partition('"')[0]
+    tick, version = text.partition('data-live="')[2].partition('"')[0].split(".")
+    return int(tick), version
+
+
+def version(visitor: Visitor, page: str) -> str:
+    return mark(visitor, page)[1]
 
 
 def test_pages_are_told_when_what_they_show_has_changed(visitor: Visitor, master: Person, agent: Person) -> None:
@@ -46,6 +52,16 @@ def test_pages_are_told_when_what_they_show_has_changed(visitor: Visitor, master
     assert master("scope", "set", "research", "--grant", "cred:more").code == 0  # on another terminal
     told = until(visitor, lambda told: told["version"] != shown)
     assert version(visitor, "/page/agents") == told["version"]
+
+
+def test_what_was_told_before_a_page_was_made_is_older_than_it(visitor: Visitor, master: Person) -> None:
+    told = until(visitor, lambda told: bool(told["version"]) and not told["words"])
+    assert mark(visitor, "/page/devices") == (int(told["tick"]), told["version"])
+    master("freeze")
+    tick, shown = mark(visitor, "/page/devices")
+    assert tick > int(told["tick"])
+    assert shown != told["version"]
+    assert ask(visitor)["version"] == shown
 
 
 def test_a_broker_that_is_away_is_told_of_calmly(visitor: Visitor, deployment: Deployment, master: Person) -> None:

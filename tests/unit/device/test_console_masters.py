@@ -68,7 +68,14 @@ def test_nothing_is_approved_uncompared_or_other_than_shown(
 ) -> None:
     offer(person("machine"), first, tmp_path / "offer")
     visitor.handed((tmp_path / "offer").read_text())
-    bends: list[Fields] = [{"compared": ""}, {"id": "00" * 16}, {"id": ""}, {"roles": ["8"]}, {"roles": []}]
+    bends: list[Fields] = [
+        {"compared": ""},
+        {"id": "00" * 16},
+        {"id": ""},
+        {"id": "\u00e4"},
+        {"roles": ["8"]},
+        {"roles": []},
+    ]
     for bent in bends:
         assert visitor.approve(**({"roles": ["1"]} | bent))["reason"] == "usage"
     shown_before = visitor.get("/page/pair").text
