@@ -6,6 +6,7 @@ from typing import Final
 
 from agentkeys_core.encoding import address_encode, hex_encode
 from agentkeys_core.evidence import Assurance, Evidence
+from agentkeys_core.ids import device_key_hash
 from agentkeys_core.k11 import SOFTWARE_ORIGIN, origin_hash
 from agentkeys_core.registry import DeviceRecord, K11Public, OperatorState, Role
 from device.agents import agents_of
@@ -129,9 +130,11 @@ def agents_page(seen: Seen, uses: Mapping[bytes, int] | None) -> Reply:
 def masters_page(seen: Seen, k11: K11Public | None) -> Reply:
     """The masters with their roles, how many it takes, and this machine's own key; `k11` is that of this machine."""
     state = seen.state
+    asked = (found for found in state.rotations.values() if device_key_hash(found.new_address) == seen.own)
     masters = sorted(state.masters(), key=lambda found: (found.device_key_hash != seen.own, found.registered_at))
     return page(
         "masters.html",
+        asked=next((moment(found.due_at) for found in asked), ""),
         able=sum(master.holds(Role.RECOVERY) for master in masters),
         known=seen.knows_us,
         lost=[_device(master, seen.own) for master in masters if k11 is not None and master.k11 == k11],

@@ -21,11 +21,11 @@ TREE: Final = "tree"
 def trail_page(desk: Desk, query: Mapping[str, str]) -> Reply:
     """Our own trail, or with `whose=tree` that of every actor of this operator, each verified for itself."""
     wanted = Filter.of(query)
-    seen = desk.seen()
     tree = query.get("whose") == TREE
+    found = _trails(desk, tree=tree)
+    seen = desk.seen()  # afterwards: an agent that was added just now is one of ours
     names = {agent.actor_omni: agent.name for agent in agents_of(seen.state)}
     names[seen.state.operator_omni] = "master"
-    found = _trails(desk, tree=tree)
     rows = [
         row
         for export, verdict in found
@@ -40,7 +40,6 @@ def trail_page(desk: Desk, query: Mapping[str, str]) -> Reply:
         chains=[(export.actor.hex(), names.get(export.actor, hex_encode(export.actor)[:8])) for export, _ in found],
         fitting=len(fitting),
         kinds=kinds_of(rows),
-        missing=any(verdict.missing for _, verdict in found),
         rows=fitting[:MAX_ROWS],
         said=tuple(desk.show.said),
         tree=tree,

@@ -231,6 +231,9 @@ def test_a_lost_key_is_asked_for_in_its_place(
     assert "72 hours" in visitor.agree()
     warned = visitor.get("/page/devices").text
     assert f"Device <code>{old.hex()[:8]}</code> gets another key" in warned
+    asked = visitor.get("/page/masters").text
+    assert "It is asked for, and holds from" in asked
+    assert "<select" not in asked
     registry.here.clock.at = time.time() + 72 * 3600
     registry.here.registry.settle()
     assert not state_of(registry, second).devices[device_of(first)].revoked
