@@ -22,6 +22,7 @@ READ_TIMEOUT_S: Final = 30.0
 TOTAL_TIMEOUT_S: Final = 60.0
 #: A fetched value of 64 KiB is sealed and coded twice; a page of audit rows is the longest answer.
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+_MAX_DIGITS: Final = 5  # of a Retry-After: a day
 _HEADERS: Final = {
     "Accept-Encoding": "identity",
     "Accept": "application/json, application/problem+json",
@@ -31,10 +32,14 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and body bytes of one HTTP answer; nothing in it has been verified."""
+    """Status and body bytes of one HTTP answer; nothing in it has been verified.
+
+    `retry_after_s` is what the part asks to wait before the next try, None where it says nothing.
+    """
 
     status: int
     body: bytes
+    retry_after_s: int | None = None
 
     def json(self) -> object:
         """Return the parsed body. Raises `answer_not_trusted`."""
@@ -80,6 +85,11 @@ class Stream:
         if isinstance(connected, socket.socket):
             with suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
+
+
+def _seconds(value: str) -> int | None:
+    """A Retry-After in seconds; its other form, a date, is not used by our parts."""
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS else None
 
 
 def _timeout(read_s: float) -> httpx.Timeout:
@@ -166,7 +176,8 @@ class Channel:
         with _named_errors(self.origin):
             response = self._client.send(request, stream=True)
             try:
-                return Answer(response.status_code, self._body(response, started + TOTAL_TIMEOUT_S))
+                body = self._body(response, started + TOTAL_TIMEOUT_S)
+                return Answer(response.status_code, body, _seconds(response.headers.get("retry-after", "")))
             finally:
                 response.close()
 

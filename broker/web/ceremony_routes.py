@@ -35,6 +35,7 @@ CEREMONY: Final = closed(
     },
     optional=("evidence", "id_token", "page", "passkey"),
 )
+_ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
 STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
 
@@ -138,9 +139,9 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         Endpoint(
             method="GET",
             path="/v1/identity/oidc/issuers",
-            summary="The providers that can be asked.",
-            handler=lambda _: {"issuers": list(desk.issuers)},
-            response=closed({"issuers": {"type": "array", "items": {"type": "string"}}}),
+            summary="The providers that can be asked, and the client that a nonce for each must name.",
+            handler=lambda _: {"issuers": [{"client_id": of, "issuer": at} for at, of in desk.clients.items()]},
+            response=closed({"issuers": {"type": "array", "items": _ISSUER}}),
         ),
         Endpoint(
             method="GET",

@@ -11,7 +11,7 @@ from agentkeys_core.encoding import hex_encode
 from device.agents import checked_services
 from device.commands.agent import ServicesOption
 from device.commands.context import options
-from device.commands.setup import ProfileHashOption, ProfileOption
+from device.commands.init import ProfileHashOption, ProfileOption
 from device.errors import DeviceError, Trouble
 from device.home import Home, write_new_file
 from device.k11.port import K11Kind

@@ -348,13 +348,16 @@ def town_in(
     settings: dict[str, str] | None = None,
     detours: dict[str, int] | None = None,
     bucket: bool = False,
+    broker_name: str = "",
     when_prepared: Callable[[dict[str, int]], None] = lambda _: None,
 ) -> Iterator[Town]:
     """Prepare and start a town, and end every process of it whatever happens.
 
     `when_prepared` gets the ports before anything runs.
     """
-    stack = QuickStack(root=root, settings=settings or {}, detours=detours or {}, bucket=bucket)
+    stack = QuickStack(
+        root=root, settings=settings or {}, detours=detours or {}, bucket=bucket, broker_name=broker_name
+    )
     stack.prepare()
     when_prepared(stack.ports)
     try:

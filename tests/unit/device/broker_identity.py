@@ -1,4 +1,4 @@
-"""The broker's real sessions and pairing over a small deployment's registry, for devices that ask over TLS."""
+"""The broker's real sessions, pairing and ceremonies over a small deployment's registry, for devices that ask over TLS."""
 
 import asyncio
 import json
@@ -33,12 +33,18 @@ from broker.web.pairing_routes import pairing_endpoints
 from broker.web.session_routes import session_endpoints
 from signer.adapters.registry_embedded import EmbeddedRegistry
 from tests.fakes.app_client import AppClient
+from tests.unit.device.broker_ceremonies import Acts, Ceremonies
 from tests.unit.device.https import Reply
 
 #: What is asked here rather than of the deployment itself.
-SERVED = ("/v1/session", "/v1/pairings", "/v1/devices/uses", "/v1/events")
+SERVED = (
+    *("/v1/session", "/v1/pairings", "/v1/devices/uses", "/v1/events"),
+    *("/v1/identity", "/v1/enrolments/email"),
+)
 #: Streams notice soon that nobody reads them.
 BEAT_S = 0.2
+BEGINNINGS = ("/v1/identity/email", "/v1/identity/oidc", "/v1/identity/passkey")
+OK = 200
 
 
 class _States:
@@ -93,23 +99,23 @@ class BrokerIdentity:
             proofs=proofs,
             clock=self.clock,
         )
-        pairing = PairingDesk(
-            proofs=proofs,
-            steps=Steps(proofs=proofs, ceremonies=SqlCeremonies(self._engine), clock=self.clock),
-            counters=SqlCounters(self._engine),
-            clock=self.clock,
-        )
+        steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(self._engine), clock=self.clock)
+        pairing = PairingDesk(proofs=proofs, steps=steps, counters=SqlCounters(self._engine), clock=self.clock)
+        self.ceremonies = Ceremonies(self._engine, proofs, steps, origin, registry_id)
         self.last_use = LastUse(SqlDeviceUses(self._engine), self.clock)
         endpoints = (
             *session_endpoints(self.sessions),
             *device_endpoints(self.sessions, self.last_use),
             *pairing_endpoints(pairing, self.sessions),
+            *self.ceremonies.endpoints,
         )
-        self._client = AppClient(create_app("broker", endpoints, clock=self.clock))
+        self._client = self.ceremonies.client = AppClient(create_app("broker", endpoints, clock=self.clock))
         self.feed, self.sequence = ChangeFeed(), 1
         (self._events,) = event_endpoints(
             feed=self.feed, sessions=self.sessions, head=lambda: self.sequence, beat_s=BEAT_S
         )
+        #: Somebody who is quick: acts as soon as a ceremony has begun.
+        self.person: Acts = lambda *_: None
         #: May change an answer on its way: (method, path, answer).
         self.lie: Callable[[str, str, dict[str, object]], None] = lambda *_: None
 
@@ -124,6 +130,8 @@ class BrokerIdentity:
         }
         found = self._client.request(method, path, content=body, headers=passed)
         told = found.json()
+        if path in BEGINNINGS and found.status_code == OK:
+            self.person(path, told)
         self.lie(method, path, told)
         return found.status_code, json.loads(json.dumps(told))
 

@@ -340,9 +340,9 @@ class Deployment:
         with self.lock:
             self.seen.append((part, path))
             hook = self.hooks.get((part, path))
-            if hook is not None and (told := hook(body)) is not None:
-                return told
             try:
+                if hook is not None and (told := hook(body)) is not None:
+                    return told
                 if path == "/.well-known/agentkeys-audit-jwks.json":
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
                 if part == "broker" and path.startswith(SERVED):

@@ -134,7 +134,7 @@ def test_offers_are_renewed_when_they_grow_old(
     made = person("p")
     address = DeviceKey.generate().address.hex()
     first = made.init("--wallet", address).data["digest"]
-    monkeypatch.setattr("device.enrol._MARGIN_S", 4000)
+    monkeypatch.setattr("device.enrol.MARGIN_S", 4000)
     monkeypatch.setattr("device.enrol.ENROL_LIFE_S", 3100)
     assert made.init("--wallet", address).data["digest"] != first
 
