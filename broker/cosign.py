@@ -11,6 +11,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import es256_sign
 from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now
 from broker.keys import K1Keys
+from broker.last_use import LastUse
 from broker.quota import Quota
 
 _NO_COSIGN: Final = bytes(64)
@@ -33,12 +34,14 @@ class Cosigner:
         keys: K1Keys,
         registry: RegistrySource,
         quota: Quota,
+        last_use: LastUse,
         clock: Callable[[], float],
         aud: str,
     ) -> None:
         self._keys = keys
         self._registry = registry
         self._quota = quota
+        self._last_use = last_use
         self._clock = clock
         self._aud = aud
 
@@ -67,4 +70,5 @@ class Cosigner:
         authorise_now(cap, self._registry, replacing=False)
         # Only now: a revoked or wayward device uses up its own minute, not its user's.
         self._quota.charge_user(operator.operator_omni)
+        self._last_use.note(request.device, operator.operator_omni)
         return Cosignature(cosign=es256_sign(self._keys.active, cap.cosign_message()), kid=self._keys.kid)
