@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import URL
 
 from agentkeys_core.bodies import EMPTY_BODY, AuditListBody, ListBody, StoreBody, request_hash
 from agentkeys_core.captoken import Cap, UncosignedCap
@@ -190,12 +191,12 @@ class FollowedRegistry:
 class Services:
     """One signer, a broker, a credentials worker and an audit worker, and clients of each."""
 
-    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None = None) -> None:
+    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None, database: URL) -> None:
         self.world = world
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
-        self.engine = open_engine(database_url(None, folder))
+        self.engine = open_engine(database)
         self.counters = SqlCounters(self.engine)
         keys = K1Keys.of(world.k1)
         self.last_use = LastUse(SqlDeviceUses(self.engine), world.clock.now)  # which writes when a test says so
@@ -210,7 +211,7 @@ class Services:
         self.broker_signer = InProcessSigner(world)
         self.proofs = Proofs(
             origin=BROKER_ORIGIN,
-            challenge_key=keys.challenge_key(),
+            challenge_keys=keys.challenge_keys,
             redemptions=SqlRedemptions(self.engine),
             clock=world.clock.now,
         )
@@ -384,12 +385,13 @@ def services_in(
     exchange: StsExchange | None = None,
     bucket: Bucket | None = None,
     signing: SigningPolicy | None = None,
+    database: URL | None = None,
 ) -> Iterator[Services]:
-    """Everything in one folder; at the end the signer's journal and rows are verified."""
+    """Everything in one folder, but for the broker's state where a database is named; at the end the signer's journal and rows are verified."""
     with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
-        made = Services(world, folder, limits or plenty, bucket)
+        made = Services(world, folder, limits or plenty, bucket, database or database_url(None, folder))
         try:
             yield made
         finally:
