@@ -1,9 +1,9 @@
 """What the broker's own logic needs of the outside, and the values that pass there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Counters(Protocol):
@@ -57,17 +57,20 @@ class Session:
 class Sessions(Protocol):
     """Sessions, shared by every process of this broker. Each method raises `overloaded` where it cannot be done now."""
 
-    def add(self, session: Session) -> None:
-        """Keep a new session."""
+    def add(self, session: Session, *, keep: int) -> None:
+        """Keep a new session, and of the others of its device the newest, `keep` in all: older ones are forgotten.
+
+        Where several are added in the same moment there may be more, until the next one is.
+        """
 
     def find(self, session_id: bytes) -> Session | None:
         """The session, also one that ended; None where it was never there or was forgotten after its end."""
 
-    def of_operator(self, operator: bytes, *, now: int) -> Sequence[Session]:
-        """All of a user's sessions that have not ended, newest first."""
+    def of_operator(self, operator: bytes, *, device: bytes | None, now: int) -> Sequence[Session]:
+        """All of a user's sessions that have not ended, of that device where one is named; newest first."""
 
-    def revoke(self, session_id: bytes, *, operator: bytes, now: int) -> bool:
-        """End a session of that user; false where there is none to end."""
+    def revoke(self, session_id: bytes, *, operator: bytes, device: bytes | None, now: int) -> bool:
+        """End a session of that user, and of that device where one is named; false where there is none to end."""
 
 
 class CeremonyKind(StrEnum):
@@ -122,7 +125,7 @@ class Ceremonies(Protocol):
         """The ceremony that this hash moves on."""
 
     def move(self, ceremony: Ceremony, to: Ceremony) -> bool:
-        """Replace `ceremony` by `to` and return true; false where its state or secret changed meanwhile."""
+        """Replace `ceremony` by `to` and return true; false where state, secret or detail changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +156,34 @@ class Passkeys(Protocol):
         """Take note of a use and return true; false where the counter did not grow (0 after 0 counts as grown)."""
 
 
+class DeviceUse(NamedTuple):
+    """A device was co-signed for at `used_at` (Unix seconds): its key hash, and the omni of its operator."""
+
+    device: bytes
+    operator: bytes
+    used_at: int
+
+
+class DeviceUses(Protocol):
+    """When each device was last used, shared by every process of this broker. Each raises `overloaded`."""
+
+    def keep(self, uses: Sequence[DeviceUse]) -> None:
+        """Keep what is newer than what is known, in one transaction; one use a device."""
+
+    def of_operator(self, operator: bytes) -> Mapping[bytes, int]:
+        """The last use of each of a user's devices that was ever used, by key hash."""
+
+
 class Mailer(Protocol):
     """Sends mail."""
 
     def send(self, *, to: str, subject: str, text: str) -> None:
-        """Hand one message over to the mail server. Raises `mail_unreachable`; `invalid_body` for no address."""
+        """Hand one message over.
+
+        Raises:
+            KeyServiceError: `mail_unreachable` where the server is out of reach, whatever the address; `policy_refused`
+                where it took no such message; `invalid_body` for no address.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +204,9 @@ class OpenIdProvider(Protocol):
 
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """Where the person signs in; PKCE with the challenge of `verifier`."""
+
+    def names_itself(self) -> bool:
+        """Whether every answer that it sends people back with names it in `iss` (RFC 9207)."""
 
     def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
         """The ID token for a code: of this issuer, for us, fresh, with that nonce."""

@@ -5,8 +5,9 @@ A session serves pages and ceremonies; what releases anything is signed apart an
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
@@ -19,7 +20,8 @@ from device.errors import DeviceError, Trouble
 from device.problems import check_refusal
 from device.registry import TIMEOUT_S
 from device.session import Device
-from device.signed_in import SignedIn
+from device.signed_in import SignedIn, SignInMethod
+from device.transport import Stream
 
 PROOF_HEADER: Final = "AgentKeys-Proof"
 _NONCE_BYTES: Final = 16
@@ -91,8 +93,20 @@ class Prover:
         token: str = "",
     ) -> object:
         """Send one request with its proof and return the parsed answer. Raises as `begin`."""
-        device = self._device
+        channel = self._device.channel(None)
         body = canonical_json(members) if method == "POST" else b""
+        headers = self.headers(purpose, method, path, body, nonce=nonce, token=token)
+        if method == "GET":
+            answer = channel.get(path, timeout_s=TIMEOUT_S, headers=headers)
+        else:
+            answer = channel.post(path, body, timeout_s=TIMEOUT_S, headers=headers)
+        return check_refusal(answer).json()
+
+    def headers(
+        self, purpose: str, method: Method, path: str, body: bytes, *, nonce: str = "", token: str = ""
+    ) -> dict[str, str]:
+        """What makes one request this device's: a fresh proof over it, and the token where there is one."""
+        device = self._device
         now = device.now()
         proof = SessionProof(
             aud=device.profile.broker,
@@ -109,23 +123,22 @@ class Prover:
         headers = {PROOF_HEADER: device.k10.sign_proof(proof)}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        channel = device.channel(None)
-        if method == "GET":
-            answer = channel.get(path, timeout_s=TIMEOUT_S, headers=headers)
-        else:
-            answer = channel.post(path, body, timeout_s=TIMEOUT_S, headers=headers)
-        return check_refusal(answer).json()
+        return headers
 
 
 class BrokerSession:
-    """A registered device's session at the broker: begun when first needed, kept fresh, begun anew where it ended."""
+    """A registered device's session at the broker: begun when first needed, kept fresh, begun anew where it ended.
 
-    __slots__ = ("_device", "_grant", "_prover")
+    Safe for a few threads: they share one session.
+    """
+
+    __slots__ = ("_device", "_grant", "_lock", "_prover")
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._prover = Prover(device)
         self._grant: _Grant | None = None
+        self._lock = threading.Lock()
 
     def ask(self, method: Method, path: str, members: Mapping[str, object] = _EMPTY) -> object:
         """Send one request in the session and return the parsed answer.
@@ -140,13 +153,40 @@ class BrokerSession:
         except KeyServiceError as exc:
             if exc.reason is not Reason.SESSION_INVALID:
                 raise
-        self._grant = None
+        self.forget()
         return self._ask(method, path, members)
+
+    def forget(self) -> None:
+        """Begin a new session when the next request needs one."""
+        with self._lock:
+            self._grant = None
+
+    @contextmanager
+    def stream(self, path: str, *, silence_s: float, headers: Mapping[str, str]) -> Iterator[Stream]:
+        """GET a path of this session whose answer goes on.
+
+        Raises:
+            KeyServiceError: the broker's refusal; after `session_invalid` the next attempt begins a new session.
+            DeviceError: as `Channel.stream`.
+        """
+        own = self._prover.headers("request", "GET", path, b"", token=self._fresh().token)
+        with self._device.channel(None).stream(path, silence_s=silence_s, headers={**headers, **own}) as found:
+            if isinstance(found, Stream):
+                yield found
+                return
+            try:
+                check_refusal(found)
+            except KeyServiceError as exc:
+                if exc.reason is Reason.SESSION_INVALID:
+                    self.forget()
+                raise
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"the broker answered with status {found.status}")
 
     @property
     def signed_in(self) -> SignedIn | None:
         """The session under way, as the broker told of it; None before the first request."""
-        return None if self._grant is None else self._grant.session
+        grant = self._grant
+        return None if grant is None else grant.session
 
     def begin(self, word: Callable[[str], Mapping[str, object]]) -> SignedIn:
         """Begin a session now, in place of the one under way, and return it.
@@ -157,33 +197,34 @@ class BrokerSession:
             KeyServiceError, DeviceError: as `Prover.begin`, and as `word`; what was under way then goes on.
         """
         nonce = self._prover.challenge()
-        before = self._grant
-        answer = self._prover.ask("sign-in", "POST", "/v1/session", {"siwe": word(nonce)}, nonce=nonce)
-        self._grant = _Grant.parse(answer)
-        if before is not None:
-            self._end(before)
-        return self._grant.session
+        made = _Grant.parse(self._prover.ask("sign-in", "POST", "/v1/session", {"siwe": word(nonce)}, nonce=nonce))
+        if (made.session.device, made.session.method) != (self._device.k10.key_hash, SignInMethod.WALLET):
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker began another session than was asked for")
+        self._end(made)
+        return made.session
 
     def end(self) -> None:
         """Leave nothing behind: a token is lost with this program. Where the broker does not answer, time does it."""
-        if self._grant is not None:
-            self._end(self._grant)
-            self._grant = None
+        self._end(None)
 
-    def _end(self, grant: _Grant) -> None:
-        with suppress(DeviceError, KeyServiceError):
-            self._prover.ask(
-                "request", "POST", "/v1/session/end", {"id": hex_encode(grant.session.id)}, token=grant.token
-            )
+    def _end(self, following: _Grant | None) -> None:
+        """Go on with another session, and have the broker end the one before."""
+        with self._lock:
+            before, self._grant = self._grant, following
+        if before is not None:
+            body = {"id": hex_encode(before.session.id)}
+            with suppress(DeviceError, KeyServiceError):
+                self._prover.ask("request", "POST", "/v1/session/end", body, token=before.token)
 
     def _ask(self, method: Method, path: str, members: Mapping[str, object]) -> object:
         return self._prover.ask("request", method, path, members, token=self._fresh().token)
 
     def _fresh(self) -> _Grant:
-        grant = self._grant
-        if grant is None:
-            grant = _Grant.parse(self._prover.begin("/v1/session", {}))
-        elif self._device.now() >= grant.expires_at - _MARGIN_S:
-            grant = _Grant.parse(self._prover.ask("refresh", "POST", "/v1/session/refresh", token=grant.token))
-        self._grant = grant
-        return grant
+        with self._lock:
+            grant = self._grant
+            if grant is None:
+                grant = _Grant.parse(self._prover.begin("/v1/session", {}))
+            elif self._device.now() >= grant.expires_at - _MARGIN_S:
+                grant = _Grant.parse(self._prover.ask("refresh", "POST", "/v1/session/refresh", token=grant.token))
+            self._grant = grant
+            return grant

@@ -13,7 +13,7 @@ _ID_BYTES: Final = 16
 _NAMES: Final = ("created_at", "device", "expires_at", "id", "method", "operator_omni")
 
 
-class Method(StrEnum):
+class SignInMethod(StrEnum):
     """What signed a device in."""
 
     DEVICE = "device"
@@ -27,7 +27,7 @@ class SignedIn:
     id: bytes
     device: bytes
     operator: bytes
-    method: Method
+    method: SignInMethod
     created_at: int
     expires_at: int
 
@@ -35,13 +35,13 @@ class SignedIn:
     def parse(cls, obj: object) -> Self:
         """Read what the broker tells. Raises `unknown_fields` or `invalid_encoding`."""
         members = fields(obj, required=_NAMES, reason=_BAD)
-        if members["method"] not in tuple(Method):
+        if members["method"] not in tuple(SignInMethod):
             raise KeyServiceError(_BAD, "method")
         return cls(
             id=hex_decode(members["id"], length=_ID_BYTES),
             device=hex_decode(members["device"], length=32),
             operator=hex_decode(members["operator_omni"], length=32),
-            method=Method(str(members["method"])),
+            method=SignInMethod(str(members["method"])),
             created_at=integer(members["created_at"], "created_at", reason=_BAD),
             expires_at=integer(members["expires_at"], "expires_at", reason=_BAD),
         )

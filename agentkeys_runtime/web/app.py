@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import anyio
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,16 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Events, Page, named_once
+from agentkeys_runtime.web.gate import MAX_IN_FLIGHT, Gate
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 from agentkeys_runtime.web.reading import Readers
+from agentkeys_runtime.web.same_origin import check_same_origin
 
 BODY_TIMEOUT_S: Final = 30.0
-THREADS: Final = 40
-#: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
-MAX_IN_FLIGHT: Final = 256
 _LOG: Final = logging.getLogger("agentkeys.web")
 _TRACE: Final = "agentkeys.trace"
+_SEE_OTHER: Final = 303
 _DISCONNECTED: Final = 400
 _NOT_ALLOWED: Final = 405
 _JSON: Final = "application/json"
@@ -82,7 +80,7 @@ def create_app(
     own = Endpoint(
         method="GET", path="/openapi.json", summary="This description.", handler=lambda _: described, quiet=True
     )
-    gate = _Gate(max_in_flight)
+    gate = Gate(max_in_flight)
     app = Starlette(
         routes=_routes((*endpoints, own), gate),
         exception_handlers={
@@ -94,31 +92,7 @@ def create_app(
     return _Edge(app, clock)
 
 
-class _Gate:
-    """Counts requests in flight, and holds the threads that they run in. Used on the event loop's thread only."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._count = 0
-        self.readers = Readers()
-        self._threads: anyio.CapacityLimiter | None = None
-
-    def __enter__(self) -> None:
-        if self._count >= self._limit:
-            raise KeyServiceError(Reason.OVERLOADED, "too many requests at once")
-        self._count += 1
-
-    def __exit__(self, *exc: object) -> None:
-        self._count -= 1
-
-    @property
-    def threads(self) -> anyio.CapacityLimiter:
-        if self._threads is None:  # can be made inside an event loop only
-            self._threads = anyio.CapacityLimiter(THREADS)
-        return self._threads
-
-
-def _routes(endpoints: Sequence[Endpoint], gate: _Gate) -> list[Route]:
+def _routes(endpoints: Sequence[Endpoint], gate: Gate) -> list[Route]:
     """One route a path. Literal paths come first: a name that a variable would match as well belongs to them alone."""
     paths: dict[str, dict[str, _Served]] = {}
     for endpoint in endpoints:
@@ -143,7 +117,7 @@ class _Path:
 class _Served:
     """One endpoint as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, gate: _Gate) -> None:
+    def __init__(self, endpoint: Endpoint, gate: Gate) -> None:
         self._endpoint = endpoint
         self._gate = gate
 
@@ -164,7 +138,9 @@ class _Served:
 
     async def _answer(self, request: Request, trace: _Trace) -> Response:
         endpoint = self._endpoint
-        media = _JSON if endpoint.refusal is None else _FORM
+        media, headers = _JSON if endpoint.refusal is None else _FORM, _headers(request)
+        if endpoint.refusal is not None and endpoint.method == "POST":
+            check_same_origin(headers)
         limit = endpoint.body_limit
         body = await _read_body(request, limit, media, self._gate.readers) if limit else b""
         call = Call(
@@ -172,13 +148,12 @@ class _Served:
             path=dict(request.path_params),
             method=request.method,
             target=_target(request),
-            headers=_headers(request),
+            headers=headers,
             query=named_once(request.scope["query_string"].decode("latin-1")) if endpoint.queried else {},
             client=request.client.host if request.client else "",
         )
         try:
-            with self._gate:  # only what is here in full: whoever sends slowly holds no place
-                found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
+            found = await self._gate.run(endpoint, call)  # what is here in full: who sends slowly holds no place
             if isinstance(found, Page):
                 return _page(found)
             if isinstance(found, Events):
@@ -208,7 +183,10 @@ class _EventResponse(StreamingResponse):
 
 def _page(page: Page) -> Response:
     policy = _PAGE_POLICY + _SCRIPT_POLICY if page.script else _PAGE_POLICY
-    return Response(page.html, status_code=page.status, headers={_POLICY_HEADER: policy}, media_type=page.media)
+    headers = {_POLICY_HEADER: policy}
+    if page.onward:
+        return Response(status_code=_SEE_OTHER, headers={**headers, "Location": page.onward}, media_type=page.media)
+    return Response(page.html, status_code=page.status, headers=headers, media_type=page.media)
 
 
 async def _read_body(request: Request, limit: int, media: str, readers: Readers) -> bytes:

@@ -51,12 +51,16 @@ def named_once(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a person is shown: text of `media`, HTML unless it says otherwise. `script` lets it run scripts of ours."""
+    """What a person is shown: text of `media`, HTML unless it says otherwise. `script` lets it run scripts of ours.
+
+    With `onward`, a path of ours, the browser goes there instead (303), and forgets the address that it asked for.
+    """
 
     html: str = field(default="", repr=False)
     status: int = 200
     media: str = "text/html"
     script: bool = False
+    onward: str = field(default="", repr=False)
 
 
 @runtime_checkable
@@ -99,6 +103,9 @@ class Endpoint:
     """What a page of this endpoint is, where it refuses none."""
     events: bool = False
     """Whether it answers with server-sent events."""
+    waits: bool = False
+    """Whether its handler may wait for servers that are not ours: it gets one of a few threads kept for that, or is
+    refused with `overloaded`, so that nothing else ever waits behind it."""
     refusal: Callable[[KeyServiceError], Page] | None = field(default=None, repr=False)
     """Set where a person looks: makes the page of a refusal. A body is then a form, not JSON."""
 

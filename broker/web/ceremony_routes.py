@@ -11,20 +11,20 @@ from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.email import EmailDesk
-from broker.ceremonies.oidc import OidcDesk
-from broker.ceremonies.steps import Steps, detail_of, fingerprint
+from broker.ceremonies.oidc import CALLBACK, OidcDesk
+from broker.ceremonies.steps import OtherDeviceError, Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyState
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
-CALLBACK: Final = "/identity/oidc/callback"
+_CONFIRM: Final = "/identity/oidc/confirm/"
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
 _STATES: Final = [state.value for state in CeremonyState]
 #: A ceremony, for the device that began it.
 CEREMONY: Final = closed(
     {
-        "device": {"type": "string", "description": "what the page shows of the device"},
+        "device": {"type": "string", "description": "what people compare; pages leave out its first four digits"},
         "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
         "expires_at": SECONDS,
         "id": HEX16,
@@ -36,6 +36,8 @@ CEREMONY: Final = closed(
     optional=("evidence", "id_token", "page", "passkey"),
 )
 _ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
+#: The field of a form in which somebody types how the device begins.
+TYPED: Final = "device"
 STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
 
@@ -81,7 +83,11 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
         return told(desk.begin(claim_of(call), address))
 
     def confirm(call: Call) -> Page:
-        done = desk.confirm(call.path["secret"])
+        secret, typed = call.path["secret"], typed_in(call)
+        try:
+            done = desk.confirm(secret, typed)
+        except OtherDeviceError:
+            return pages.email(desk.shown(secret), again=True)
         return pages.done(f"{done.address} is confirmed for device {done.device}.")
 
     return [
@@ -108,6 +114,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             summary="Confirms, once.",
             handler=confirm,
             body_limit=_BODY_LIMIT,
+            request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
             variable=B64U,
         ),
@@ -122,8 +129,11 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         return {**told(begun.ceremony), "page": begun.page}
 
     def confirm(call: Call) -> Page:
-        members = fields(call.form(), required=("secret",), reason=Reason.INVALID_BODY)
-        done = desk.confirm(text(members["secret"], "secret", reason=Reason.INVALID_BODY))
+        secret, typed = call.path["secret"], typed_in(call)
+        try:
+            done = desk.confirm(secret, typed)
+        except OtherDeviceError:
+            return pages.oidc_confirm(desk.asked(secret), again=True)
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
     return [
@@ -145,20 +155,31 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         ),
         Endpoint(
             method="GET",
-            path=CALLBACK,
-            summary="Where the provider sends the person back to.",
-            handler=lambda call: pages.oidc_confirm(desk.returned(call.query)),
+            path=f"{CALLBACK}{{issuer}}",
+            summary="Where one provider sends the person back to. They go on to a page of another address.",
+            handler=lambda call: Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query)),
             refusal=pages.refused,
             queried=True,
+            variable=HEX16,
+            waits=True,
+        ),
+        Endpoint(
+            method="GET",
+            path=f"{_CONFIRM}{{secret}}",
+            summary="Shows who would be bound to which device. Looking changes nothing.",
+            handler=lambda call: pages.oidc_confirm(desk.asked(call.path["secret"])),
+            refusal=pages.refused,
+            variable=B64U,
         ),
         Endpoint(
             method="POST",
-            path="/identity/oidc/confirm",
+            path=f"{_CONFIRM}{{secret}}",
             summary="The person agrees to the binding, once.",
             handler=confirm,
             body_limit=_BODY_LIMIT,
-            request=closed({"secret": B64U}),
+            request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
+            variable=B64U,
         ),
         Endpoint(
             method="GET",
@@ -167,6 +188,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             handler=lambda call: pages.oidc_start(desk.shown(call.path["secret"])),
             refusal=pages.refused,
             variable=B64U,
+            waits=True,
         ),
     ]
 
@@ -190,3 +212,9 @@ def told(ceremony: Ceremony) -> dict[str, object]:
         data = detail["evidence"].encode()
         found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
     return found
+
+
+def typed_in(call: Call) -> str:
+    """What somebody typed into a form whose only field that is. Raises `invalid_body`, `unknown_fields`."""
+    members = fields(call.form(), required=(TYPED,), reason=Reason.INVALID_BODY)
+    return text(members[TYPED], TYPED, reason=Reason.INVALID_BODY)

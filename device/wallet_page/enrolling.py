@@ -94,9 +94,9 @@ class _AtPage(Device):
     """The same device, while its person sits at the page: whatever it asks, it asks there."""
 
     def __init__(self, device: Device, page: Sitting, kind: K11Kind) -> None:
-        record = K11Record.load(device.home)
-        asks = (record.kind if record else kind) is not K11Kind.BROWSER
-        show = _PageShow(device.show, page.ask, asks=asks)
+        record, wished = K11Record.load(device.home), device.show.asked_by
+        asked = record.kind if record else kind
+        show = _PageShow(device.show, page.ask, asked=wished.instead_of(asked) if wished else asked)
         super().__init__(device.home, device.profile, device.k10, show, clock=device.clock)
         self._page = page
 
@@ -109,18 +109,19 @@ class _AtPage(Device):
 class _PageShow(Show):
     """Shows on the terminal as ever, where no page can change it, and has the person agree on the page.
 
-    K11's own question on the page shows what is signed and can be declined, so that nothing is asked twice.
+    K11's own question on the page shows what is signed and can be declined, so that nothing is asked twice. `asked` is
+    where K11 is.
     """
 
-    def __init__(self, terminal: Show, ask: Callable[[Task], None], *, asks: bool) -> None:
-        super().__init__(as_json=terminal.as_json)
+    def __init__(self, terminal: Show, ask: Callable[[Task], None], *, asked: K11Kind) -> None:
+        super().__init__(as_json=terminal.as_json, asked_by=terminal.asked_by)
         self._ask = ask
-        self._asks = asks
+        self._asks = asked is not K11Kind.BROWSER
         self._intent: Intent | None = None
 
     def signing(self, intent: Intent) -> None:
-        """Show it, and keep it for the question that follows."""
-        super().signing(intent)
+        """Show it, in every mode, and keep it for the question that follows."""
+        self.about(intent)
         self._intent = intent
 
     def confirm(self, question: str, *, instead: str = "") -> None:  # noqa: ARG002 - a page can always be asked

@@ -156,9 +156,7 @@ def _signature(obj: object) -> bytes:
     """Read r||s||v, and write its v as the registry does: wallets give 0 or 1 as well. Raises `invalid_encoding`."""
     signature = _hex(fields(obj, required=("signature",), reason=_BAD)["signature"], "signature", length=None)
     if len(signature) != _SIGNATURE_BYTES:
-        raise KeyServiceError(
-            _BAD, f"a signature of {len(signature)} bytes; contract accounts cannot sign here"
-        )
+        raise KeyServiceError(_BAD, f"a signature of {len(signature)} bytes; contract accounts cannot sign here")
     v = signature[-1]
     return signature[:-1] + bytes([v + _LEGACY_V if v < 2 else v])  # noqa: PLR2004 - 0 and 1
 

@@ -136,7 +136,9 @@ def test_signatures_come_in_two_spellings(page: Page, wallet: BrowserWallet, som
 def test_two_wallets_are_offered_and_the_chosen_one_signs(
     page: Page, context: BrowserContext, wallet: BrowserWallet, anvil: Anvil, somebody: Person
 ) -> None:
-    other = BrowserWallet(anvil, name="Other", rdns="other.wallet", uuid="11111111-1111-4111-8111-111111111111", offers=(5,))
+    other = BrowserWallet(
+        anvil, name="Other", rdns="other.wallet", uuid="11111111-1111-4111-8111-111111111111", offers=(5,)
+    )
     other.put_into(context)
     with init_at(page, somebody, "--k11", "software") as terminal:
         expect(page.locator(".wallets button")).to_have_count(2)
@@ -160,7 +162,9 @@ def test_who_rejects_may_try_again(page: Page, wallet: BrowserWallet, somebody: 
         wallet.act = None
         choose(page, "Test Wallet")
         press(page, "Sign")
-        wallet.act = lambda method, params: reject(method, params) if "sign" in method else wallet.honest(method, params)
+        wallet.act = lambda method, params: (
+            reject(method, params) if "sign" in method else wallet.honest(method, params)
+        )
         press(page, SIGN)
         expect(status(page)).to_contain_text("You rejected that in your wallet. Nothing was signed.")
         picture(page, "wallet-rejected")

@@ -1,6 +1,8 @@
 """A real SMTP server of the tests on loopback, with STARTTLS or TLS from the first byte, and a login."""
 
+import asyncio
 import ssl
+import threading
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -19,15 +21,23 @@ USER, PASSWORD = "agentkeys", "the mail password of the tests"
 
 @dataclass
 class Mailbox:
-    """What arrived. `refuse` makes the server refuse the recipient."""
+    """What arrived. `refuse` makes the server refuse the recipient; while `held` is clear, it takes none."""
 
     messages: list[Message] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     refuse: bool = False
+    held: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self.held.set()
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        self.asked.release()
+        await asyncio.to_thread(self.held.wait, 60)
         if self.refuse:
             return "550 no such mailbox"
         envelope.rcpt_tos.append(address)
@@ -37,11 +47,15 @@ class Mailbox:
         assert session.authenticated
         self.recipients += envelope.rcpt_tos
         content = envelope.content
-        self.messages.append(message_from_bytes(content if isinstance(content, bytes) else str(content).encode()))
+        with self._arrived:
+            self.messages.append(message_from_bytes(content if isinstance(content, bytes) else str(content).encode()))
+            self._arrived.notify_all()
         return "250 OK"
 
-    def link(self) -> str:
-        """The link of the newest message."""
+    def link(self, number: int = 1) -> str:
+        """The link of the newest message, once so many have arrived: they come after the answer that promised them."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.messages) >= number, 20), "no mail came"
         text = str(self.messages[-1].get_payload())
         return next(word for word in text.split() if word.startswith("https://"))
 

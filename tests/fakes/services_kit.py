@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import URL
 
 from agentkeys_core.bodies import EMPTY_BODY, AuditListBody, ListBody, StoreBody, request_hash
 from agentkeys_core.captoken import Cap, UncosignedCap
@@ -33,14 +34,17 @@ from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
+from broker.adapters.store.use_table import SqlDeviceUses
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.steps import Steps
 from broker.cosign import Cosigner
 from broker.keys import K1Keys
+from broker.last_use import LastUse
 from broker.proofs import Proofs
 from broker.quota import Quota, QuotaLimits
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
+from broker.web.device_routes import device_endpoints
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
@@ -187,25 +191,27 @@ class FollowedRegistry:
 class Services:
     """One signer, a broker, a credentials worker and an audit worker, and clients of each."""
 
-    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None = None) -> None:
+    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None, database: URL) -> None:
         self.world = world
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
-        self.engine = open_engine(database_url(None, folder))
+        self.engine = open_engine(database)
         self.counters = SqlCounters(self.engine)
         keys = K1Keys.of(world.k1)
+        self.last_use = LastUse(SqlDeviceUses(self.engine), world.clock.now)  # which writes when a test says so
         self.cosigner = Cosigner(
             keys=keys,
             registry=registry,
             quota=Quota(limits, self.counters, world.clock.now),
+            last_use=self.last_use,
             clock=world.clock.now,
             aud=REGISTRY_ID,
         )
         self.broker_signer = InProcessSigner(world)
         self.proofs = Proofs(
             origin=BROKER_ORIGIN,
-            challenge_key=keys.challenge_key(),
+            challenge_keys=keys.challenge_keys,
             redemptions=SqlRedemptions(self.engine),
             clock=world.clock.now,
         )
@@ -232,6 +238,7 @@ class Services:
                     signing=SigningRelay(self.cosigner, self.broker_signer),
                 ),
                 *session_endpoints(self.sessions),
+                *device_endpoints(self.sessions, self.last_use),
                 *pairing_endpoints(pairing, self.sessions),
             )
         )
@@ -378,12 +385,13 @@ def services_in(
     exchange: StsExchange | None = None,
     bucket: Bucket | None = None,
     signing: SigningPolicy | None = None,
+    database: URL | None = None,
 ) -> Iterator[Services]:
-    """Everything in one folder; at the end the signer's journal and rows are verified."""
+    """Everything in one folder, but for the broker's state where a database is named; at the end the signer's journal and rows are verified."""
     with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
-        made = Services(world, folder, limits or plenty, bucket)
+        made = Services(world, folder, limits or plenty, bucket, database or database_url(None, folder))
         try:
             yield made
         finally:

@@ -19,8 +19,8 @@ from broker.adapters.store.engine import database_url
 from tests.fakes.https_app import http_app, loopback
 from tests.fakes.mail_server import MailServer
 from tests.fakes.openid_server import OpenIdServer
-from tests.fakes.services_kit import Services, services_in
-from tests.unit.broker.identity_world import REDIRECT, identity_world, mail_settings, provider_settings
+from tests.fakes.services_kit import BROKER_ORIGIN, Services, services_in
+from tests.unit.broker.identity_world import identity_world, mail_settings, provider_settings
 
 #: What the tool needs to know of us, and why: see the comments.
 SETTINGS = """\
@@ -43,7 +43,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ASGIApp
         services: Services = stack.enter_context(services_in(tmp_path_factory.mktemp("services")))
         mail = stack.enter_context(MailServer(tmp_path_factory.mktemp("mail"), "starttls"))
         folder = tmp_path_factory.mktemp("provider")
-        provider = stack.enter_context(OpenIdServer(folder=folder, redirect_uri=REDIRECT))
+        provider = stack.enter_context(OpenIdServer(folder=folder, origin=BROKER_ORIGIN))
         world = stack.enter_context(
             identity_world(
                 database_url(None, tmp_path_factory.mktemp("identity")),

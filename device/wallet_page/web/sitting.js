@@ -59,7 +59,7 @@ async function send(task, answer) {
 async function finish(task, answer) {
   await send(task, answer);
   attempt += 1;
-  show("One moment …", made("p", "The program on this machine goes on."));
+  show("One moment …", made("p", "The program on this machine goes on; look there if it asks you something."));
   listen(task.number).catch(failed);
 }
 

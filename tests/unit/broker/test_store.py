@@ -4,6 +4,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from sqlalchemy import URL, Engine, text
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
-from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.engine import database_url, forgetful, open_engine, transaction
 from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.tables import metadata
-from broker.ports import Session, SignInMethod
+from broker.adapters.store.use_table import SqlDeviceUses
+from broker.ports import DeviceUse, Session, SignInMethod
 from tests.fakes.postgres import Postgres
 
 
@@ -124,25 +126,81 @@ def test_sessions_are_found_listed_and_ended(engine: Engine) -> None:
     sessions = SqlSessions(engine)
     mine, also, other = session(1), session(2), session(3, operator=2)
     for one in (mine, also, other):
-        sessions.add(one)
+        sessions.add(one, keep=8)
     assert sessions.find(mine.id) == mine
     assert sessions.find(bytes(16)) is None
-    assert list(sessions.of_operator(mine.operator, now=50)) == [also, mine]
-    assert not sessions.revoke(mine.id, operator=other.operator, now=51)
-    assert sessions.revoke(mine.id, operator=mine.operator, now=51)
-    assert not sessions.revoke(mine.id, operator=mine.operator, now=52)
+    assert list(sessions.of_operator(mine.operator, device=None, now=50)) == [also, mine]
+    assert not sessions.revoke(mine.id, operator=other.operator, device=None, now=51)
+    assert sessions.revoke(mine.id, operator=mine.operator, device=None, now=51)
+    assert not sessions.revoke(mine.id, operator=mine.operator, device=None, now=52)
     ended = sessions.find(mine.id)
     assert ended is not None
     assert ended.revoked_at == 51
-    assert list(sessions.of_operator(mine.operator, now=50)) == [also]
-    assert list(sessions.of_operator(mine.operator, now=100)) == []
+    assert list(sessions.of_operator(mine.operator, device=None, now=50)) == [also]
+    assert list(sessions.of_operator(mine.operator, device=None, now=100)) == []
 
 
 def test_sessions_that_are_over_are_forgotten(engine: Engine) -> None:
     sessions = SqlSessions(engine)
-    sessions.add(session(1, expires_at=11))
-    sessions.add(session(9))
+    sessions.add(session(1, expires_at=11), keep=8)
+    sessions.add(session(9), keep=8)
     assert sessions.find(session(1).id) is None
+
+
+def test_a_device_keeps_its_newest_sessions_and_touches_nobody_elses(engine: Engine) -> None:
+    sessions = SqlSessions(engine)
+    other = session(9)
+    sessions.add(other, keep=3)
+    made = [replace(session(1), id=bytes([number]) * 16, created_at=number) for number in range(20, 26)]
+    for number, one in enumerate(made):
+        sessions.add(one, keep=3)
+        assert sessions.find(one.id) == one
+        if number == 2:
+            assert sessions.revoke(one.id, operator=one.operator, device=one.device, now=30)
+    assert list(sessions.of_operator(other.operator, device=made[0].device, now=50)) == made[:2:-1]
+    assert [sessions.find(one.id) for one in made[:3]] == [None] * 3
+    assert sessions.find(other.id) == other
+    assert not sessions.revoke(other.id, operator=other.operator, device=made[0].device, now=51)
+
+
+def test_what_was_used_up_is_on_the_disk_before_it_is_believed(tmp_path: Path) -> None:
+    engine = open_engine(database_url(None, tmp_path))
+    for _ in range(2):  # a connection is used for both, in turn
+        with transaction(engine) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        with transaction(forgetful(engine)) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    engine.dispose()
+
+
+def use(number: int, at: int, *, operator: int = 1) -> DeviceUse:
+    return DeviceUse(bytes([number]) * 32, bytes([operator]) * 32, at)
+
+
+def test_last_uses_go_forward_only_and_are_told_by_user(engine: Engine) -> None:
+    uses = SqlDeviceUses(engine)
+    uses.keep([])
+    uses.keep([use(2, 120), use(1, 60), use(3, 60, operator=2)])
+    uses.keep([use(1, 180), use(2, 60)])
+    assert uses.of_operator(bytes([1]) * 32) == {bytes([1]) * 32: 180, bytes([2]) * 32: 120}
+    assert SqlDeviceUses(engine).of_operator(bytes([2]) * 32) == {bytes([3]) * 32: 60}
+    assert uses.of_operator(bytes(32)) == {}
+
+
+def test_processes_that_keep_the_same_uses_do_not_lock_each_other_out(database: URL) -> None:
+    engines = [open_engine(database), open_engine(database)]
+    many = [use(number, 60) for number in range(200)]
+    orders = iter([many, many[::-1]] * 4)
+
+    def keep() -> bool:
+        order = next(orders)
+        SqlDeviceUses(engines[order[0].device[0] > 0]).keep(order)
+        return True
+
+    assert at_once(keep) == [True] * 8
+    assert len(SqlDeviceUses(engines[0]).of_operator(bytes([1]) * 32)) == 200
+    for engine in engines:
+        engine.dispose()
 
 
 def test_a_database_that_is_gone_is_a_named_refusal(tmp_path: Path, postgres: Postgres) -> None:

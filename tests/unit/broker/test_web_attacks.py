@@ -6,18 +6,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import URL
 
 from agentkeys_core.keys import DeviceKey
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from broker.adapters.store.engine import database_url
 from tests.fakes.app_client import AppClient
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
-from tests.unit.broker.test_email import begin, page_reason
+from tests.unit.broker.test_email import FORM, begin, page_reason, path_of
 from tests.unit.broker.test_passkey import REGISTER, Person
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 EVIL = "evil.test"
 
@@ -29,8 +29,8 @@ def server(tmp_path: Path) -> Iterator[MailServer]:
 
 
 @pytest.fixture
-def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
-    with identity_world(database_url(None, tmp_path), mail=mail_settings(server)) as made:
+def world(server: MailServer, database: URL) -> Iterator[IdentityWorld]:
+    with identity_world(database, mail=mail_settings(server)) as made:
         yield made
 
 
@@ -55,6 +55,7 @@ def test_links_name_the_configured_host_whatever_the_request_says(world: Identit
 )
 def test_no_address_adds_a_header_to_a_mail(world: IdentityWorld, server: MailServer, address: str) -> None:
     assert reason(begin(world.visit(), address)) == "invalid_body"
+    world.settle()
     assert server.mailbox.messages == []
 
 
@@ -75,6 +76,40 @@ def test_nothing_here_redirects(world: IdentityWorld, where: str) -> None:
         assert not 300 <= answer.status_code < 400
         assert "location" not in answer.headers
         assert f'href="{where}' not in answer.text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "nonsense"},
+        {"Origin": f"https://{EVIL}"},
+        {"Origin": f"https://{EVIL}", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": f"{BROKER_ORIGIN}.{EVIL}"},
+        {"Origin": f"https://service.test@{EVIL}"},
+    ],
+    ids=str,
+)
+def test_no_form_of_another_site_confirms_anything(
+    world: IdentityWorld, server: MailServer, sent: dict[str, str]
+) -> None:
+    """Even one that knows the secret, which is what every form needs first: nothing else here is believed of a browser."""
+    form = typed(begin(world.visit()))
+    path = path_of(server.mailbox.link())
+    assert page_reason(world.client.post(path, content=form, headers={**FORM, **sent})) == "policy_refused"
+    assert page_reason(world.client.post(f"{path[:-43]}{'A' * 43}", content=form, headers=FORM)) == "ceremony_ended"
+    assert world.client.post(path, content=form, headers=FORM).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"Sec-Fetch-Site": "same-origin", "Origin": "null"}, {"Origin": "null"}, {"Origin": BROKER_ORIGIN}, {}],
+    ids=str,
+)
+def test_a_form_of_ours_confirms(world: IdentityWorld, server: MailServer, sent: dict[str, str]) -> None:
+    form, path = typed(begin(world.visit())), path_of(server.mailbox.link())
+    assert world.client.post(path, content=form, headers={**FORM, **sent}).status_code == 200
 
 
 def test_a_session_is_never_one_that_somebody_else_chose(services: Services) -> None:

@@ -22,7 +22,9 @@ def wallet(anvil: Anvil) -> str:
     return str(anvil.request("eth_accounts")[0])
 
 
-@pytest.mark.parametrize("domain", [Domain.embedded("ab" * 32), Domain.chain(31337, bytes(range(20)))], ids=["salt", "chain"])
+@pytest.mark.parametrize(
+    "domain", [Domain.embedded("ab" * 32), Domain.chain(31337, bytes(range(20)))], ids=["salt", "chain"]
+)
 @pytest.mark.parametrize("large", [2**256 - 1, 2**53, 2**53 - 1, 0])
 def test_wallets_sign_the_digest_of_an_enrol(anvil: Anvil, wallet: str, domain: Domain, large: int) -> None:
     address = bytes.fromhex(wallet[2:])
