@@ -11,10 +11,12 @@ from typing import Final
 from agentkeys_core.checksum import checksum_encode
 from agentkeys_core.encoding import b64u_encode, hex_encode
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.ids import operator_omni
 from agentkeys_core.keys import eip191_digest
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.siwe import DEVICE_PAGE, SiweMessage, device_resource
 from device.broker_session import BrokerSession
+from device.errors import DeviceError, Trouble
 from device.intent import Intent
 from device.session import Device
 from device.signed_in import SignedIn
@@ -32,10 +34,13 @@ def own_wallet(state: OperatorState) -> bytes:
 
     Raises:
         KeyServiceError: `policy_refused` where the signer holds it: no page can reach such a wallet.
+        DeviceError: `answer_not_trusted` for a state that names somebody else's.
     """
     if state.wallet_epoch != 0:
         detail = "your wallet is held by the signer, not in a browser; this device signs in by its own key instead"
         raise KeyServiceError(Reason.POLICY_REFUSED, detail)
+    if operator_omni(state.wallet) != state.operator_omni:
+        raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the wallet that is named is not the operator's")
     return state.wallet
 
 

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from agentkeys_core.k11 import K11_PORT
+from device.errors import DeviceError
 from device.k11.page import DECLINED, TIMEOUT_S, Ceremony, Task
 from device.local_web import JSON, Reply, serving
 
@@ -18,6 +19,7 @@ WAIT_S: Final = 20.0
 #: How long the last words are kept for a browser that is about to ask for them.
 FAREWELL_S: Final = 3.0
 _PACKAGE: Final = "device.wallet_page"
+_BACK: Final = "You can close this page and go back to where you started."
 _TARGET: Final = re.compile("/(question|answer)/(0|[1-9][0-9]{0,5})")
 
 
@@ -73,10 +75,10 @@ class Sitting:
         if ceremony is not None:
             ceremony.judge(DECLINED)
 
-    def end(self, title: str, lines: Sequence[str]) -> None:
-        """Say how it ended, and give a page that is still open a moment to hear it."""
+    def end(self, title: str, lines: Sequence[str], *, close: bool = False) -> None:
+        """Say how it ended, and give a page that is still open a moment to hear it, and to `close` where it can."""
         with self._changed:
-            self._last_words = {"kind": "end", "lines": list(lines), "number": self._number, "title": title}
+            self._last_words = {"close": close, "kind": "end", "lines": list(lines), "title": title}
             self._changed.notify_all()
             if self._number:
                 self._changed.wait_for(lambda: self._heard, FAREWELL_S)
@@ -133,3 +135,18 @@ def sitting(announce: Callable[[str], None], *, port: int = K11_PORT) -> Iterato
             yield made
         finally:
             made.stop()
+
+
+def run_question(ceremony: Ceremony, announce: Callable[[str], None]) -> None:
+    """Serve the page for one question, as `device.k11.page.run_ceremony` does for K11's.
+
+    Raises:
+        DeviceError: `k11_page_unavailable` where the port is taken, `declined`, `k11_timeout`.
+    """
+    with sitting(announce) as page:
+        try:
+            page.put(ceremony)
+        except DeviceError:
+            page.end("Nothing was signed", (_BACK,), close=True)
+            raise
+        page.end("Done", (_BACK,), close=True)

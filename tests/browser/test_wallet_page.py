@@ -11,7 +11,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.wallet_kit import choose, heading, init_at, press, status
 from tests.fakes.anvil import Anvil, WalletError
 from tests.fakes.browser import picture, virtual_authenticator
-from tests.fakes.browser_wallet import REJECTED, BrowserWallet
+from tests.fakes.browser_wallet import REJECTED, BrowserWallet, Request
 from tests.unit.device.conftest import Person
 from tests.unit.device.terminal import Terminal
 
@@ -57,6 +57,41 @@ def ended(terminal: Terminal, code: int = 0) -> str:
     found, shown = terminal.end()
     assert found == code, shown
     return shown
+
+
+def refusing(error: WalletError, *, only: BrowserWallet | None = None) -> Request:
+    """A wallet that refuses everything, or `only` to sign."""
+
+    def act(method: str, params: Any) -> Any:
+        if only is not None and "sign" not in method:
+            return only.honest(method, params)
+        raise error
+
+    return act
+
+
+def naming(accounts: object) -> Request:
+    """A wallet that names these as its accounts."""
+    return lambda *_: accounts
+
+
+def tampering(wallet: BrowserWallet, member: str) -> Request:
+    """A wallet that signs another Enrol than it was given."""
+    lies = {"device": "0x" + "11" * 20, "deadline": 2**40, "salt": "0x" + "11" * 32}
+
+    def act(method: str, params: Any) -> Any:
+        if method != "eth_signTypedData_v4":
+            return wallet.honest(method, params)
+        data = json.loads(params[1])
+        (data["domain"] if member == "salt" else data["message"])[member] = lies[member]
+        return wallet.honest(method, [params[0], json.dumps(data)])
+
+    return act
+
+
+def giving(wallet: BrowserWallet, given: object) -> Request:
+    """A wallet that gives this for each signature."""
+    return lambda method, params: given if "sign" in method else wallet.honest(method, params)
 
 
 def not_now(page: Page, terminal: Terminal) -> None:
@@ -152,19 +187,14 @@ def test_two_wallets_are_offered_and_the_chosen_one_signs(
 
 
 def test_who_rejects_may_try_again(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
-    def reject(method: str, params: Any) -> Any:
-        raise REJECTED
-
-    wallet.act = reject
+    wallet.act = refusing(REJECTED)
     with init_at(page, somebody, "--k11", "software") as terminal:
         press(page, "Test Wallet")
         expect(status(page)).to_contain_text("You rejected that in your wallet")
         wallet.act = None
         choose(page, "Test Wallet")
         press(page, "Sign")
-        wallet.act = lambda method, params: (
-            reject(method, params) if "sign" in method else wallet.honest(method, params)
-        )
+        wallet.act = refusing(REJECTED, only=wallet)
         press(page, SIGN)
         expect(status(page)).to_contain_text("You rejected that in your wallet. Nothing was signed.")
         picture(page, "wallet-rejected")
@@ -174,12 +204,6 @@ def test_who_rejects_may_try_again(page: Page, wallet: BrowserWallet, somebody: 
 
 
 def test_what_a_wallet_refuses_is_said_in_words(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
-    code = 0
-
-    def refuse(method: str, params: Any) -> Any:
-        raise WalletError(code, "<b>no</b>")
-
-    wallet.act = refuse
     with init_at(page, somebody) as terminal:
         for code, words in (
             (-32002, "still asking you"),
@@ -187,6 +211,7 @@ def test_what_a_wallet_refuses_is_said_in_words(page: Page, wallet: BrowserWalle
             (4900, "not connected"),
             (1, "Your wallet says: <b>no</b>"),
         ):
+            wallet.act = refusing(WalletError(code, "<b>no</b>"))
             press(page, "Test Wallet")
             expect(status(page)).to_contain_text(words)
         press(page, "Decline")
@@ -236,21 +261,11 @@ def test_a_wallet_that_changes_its_account_midway_is_told_which_one_is_needed(
 def test_typed_data_that_the_wallet_tampers_with_is_refused(
     page: Page, wallet: BrowserWallet, somebody: Person
 ) -> None:
-    member = ""
-
-    def tamper(method: str, params: Any) -> Any:
-        if method == "eth_signTypedData_v4":
-            data = json.loads(params[1])
-            inside = data["domain"] if member == "salt" else data["message"]
-            inside[member] = {"device": "0x" + "11" * 20, "deadline": 2**40, "salt": "0x" + "11" * 32}[member]
-            params = [params[0], json.dumps(data)]
-        return wallet.honest(method, params)
-
-    wallet.act = tamper
     with init_at(page, somebody, "--k11", "software") as terminal:
         choose(page, "Test Wallet")
         press(page, "Sign")
         for count, member in enumerate(("device", "deadline", "salt"), 1):
+            wallet.act = tampering(wallet, member)
             signs_in_vain(page, wallet, count, "wallet_signature_invalid")
         press(page, "Decline")
         ended(terminal, 1)
@@ -272,22 +287,23 @@ NO_SIGNATURES = (
 
 
 def test_what_is_no_signature_is_refused(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
-    given: object = None
-    wallet.act = lambda method, params: given if "sign" in method else wallet.honest(method, params)
     with init_at(page, somebody, "--k11", "software") as terminal:
         choose(page, "Test Wallet")
         press(page, "Sign")
         for count, given in enumerate(NO_SIGNATURES, 1):
+            wallet.act = giving(wallet, given)
             signs_in_vain(page, wallet, count, "That did not work")
         press(page, "Decline")
         ended(terminal, 1)
 
 
+NO_ACCOUNTS: tuple[object, ...] = (None, [], {}, "0x", ["0x12"], [7], ["<img src=x>"], [{"toString": 1}])
+
+
 def test_a_wallet_that_names_no_account(page: Page, wallet: BrowserWallet, somebody: Person) -> None:
-    given: object = None
-    wallet.act = lambda *_: given
     with init_at(page, somebody) as terminal:
-        for given in (None, [], {}, "0x", ["0x12"], [7], ["<img src=x>"], [{"toString": 1}]):
+        for given in NO_ACCOUNTS:
+            wallet.act = naming(given)
             press(page, "Test Wallet")
             expect(status(page)).to_contain_text("named no account")
         press(page, "Decline")
