@@ -12,7 +12,7 @@ from tests.browser.wallet_kit import choose, heading, init_at, press, status
 from tests.fakes.anvil import Anvil, WalletError
 from tests.fakes.browser import picture, virtual_authenticator
 from tests.fakes.browser_wallet import REJECTED, BrowserWallet, Request
-from tests.unit.device.conftest import Person
+from tests.unit.device.persons import Person
 from tests.unit.device.terminal import Terminal
 
 SIGN = "Sign with Test Wallet"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Page, expect
 
-from tests.unit.device.conftest import Person
+from tests.unit.device.persons import Person
 from tests.unit.device.terminal import Terminal
 
 ADDRESS = r"http://localhost:8722/\S+#\S{43}"
