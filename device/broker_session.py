@@ -148,18 +148,20 @@ class BrokerSession:
         Raises:
             KeyServiceError, DeviceError: as `Prover.begin`.
         """
+        before = self.signed_in
         try:
             return self._ask(method, path, members)
         except KeyServiceError as exc:
             if exc.reason is not Reason.SESSION_INVALID:
                 raise
-        self.forget()
+        self.forget(before)
         return self._ask(method, path, members)
 
-    def forget(self) -> None:
-        """Begin a new session when the next request needs one."""
+    def forget(self, over: SignedIn | None) -> None:
+        """Begin a new session when the next request needs one, unless another than that went on meanwhile."""
         with self._lock:
-            self._grant = None
+            if self._grant is not None and over in (None, self._grant.session):
+                self._grant = None
 
     @contextmanager
     def stream(self, path: str, *, silence_s: float, headers: Mapping[str, str]) -> Iterator[Stream]:
@@ -169,7 +171,8 @@ class BrokerSession:
             KeyServiceError: the broker's refusal; after `session_invalid` the next attempt begins a new session.
             DeviceError: as `Channel.stream`.
         """
-        own = self._prover.headers("request", "GET", path, b"", token=self._fresh().token)
+        grant = self._fresh()
+        own = self._prover.headers("request", "GET", path, b"", token=grant.token)
         with self._device.channel(None).stream(path, silence_s=silence_s, headers={**headers, **own}) as found:
             if isinstance(found, Stream):
                 yield found
@@ -178,7 +181,7 @@ class BrokerSession:
                 check_refusal(found)
             except KeyServiceError as exc:
                 if exc.reason is Reason.SESSION_INVALID:
-                    self.forget()
+                    self.forget(grant.session)
                 raise
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"the broker answered with status {found.status}")
 

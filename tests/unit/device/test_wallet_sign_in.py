@@ -152,7 +152,7 @@ def test_a_signed_message_is_good_once_and_for_one_device(
     ids=["domain", "port", "broker"],
 )
 def test_a_message_for_another_site_signs_nobody_in(
-    anvil: Anvil, device: Device, wallet: bytes, changed: dict[str, str]
+    anvil: Anvil, device: Device, wallet: bytes, changed: dict[str, Any]
 ) -> None:
     page = Page(anvil)
 
