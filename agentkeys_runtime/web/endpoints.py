@@ -99,6 +99,10 @@ class Endpoint:
     """What a page of this endpoint is, where it refuses none."""
     events: bool = False
     """Whether it answers with server-sent events."""
+    proof: str | None = None
+    """The purpose of the device's proof that each request must carry; None where none is asked for."""
+    session: bool = False
+    """Whether a session's token goes with that proof."""
     refusal: Callable[[KeyServiceError], Page] | None = field(default=None, repr=False)
     """Set where a person looks: makes the page of a refusal. A body is then a form, not JSON."""
 

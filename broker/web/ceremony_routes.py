@@ -9,7 +9,7 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
-from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
+from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, SECONDS, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import OidcDesk
 from broker.ceremonies.steps import Steps, detail_of, fingerprint
@@ -53,6 +53,7 @@ def ceremony_endpoints(
             path="/v1/identity/ceremonies/{id}",
             summary="How far a ceremony is; for the device that began it alone.",
             handler=status,
+            proof="request",
             response=CEREMONY,
             variable=HEX16,
         ),
@@ -89,8 +90,9 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             path="/v1/identity/email",
             summary="Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
             handler=begin,
+            proof="sign-in",
             body_limit=_BODY_LIMIT,
-            request=closed({"address": {"type": "string"}}),
+            request=closed({"address": {"type": "string", "format": "email"}}),
             response=CEREMONY,
         ),
         Endpoint(
@@ -131,8 +133,9 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path="/v1/identity/oidc",
             summary="Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
             handler=begin,
+            proof="sign-in",
             body_limit=_BODY_LIMIT,
-            request=closed({"issuer": {"type": "string"}, "nonce": B64U}),
+            request=closed({"issuer": {"type": "string", "enum": list(desk.issuers)}, "nonce": B64U32}),
             response=CEREMONY,
         ),
         Endpoint(

@@ -69,6 +69,7 @@ def email_enrolment_endpoints(desk: EmailEnrolment) -> tuple[Endpoint, ...]:
             path="/v1/enrolments/email",
             summary="The initial wallet's signature for the device that confirmed an address (proof: request).",
             handler=attest,
+            proof="request",
             body_limit=MAX_CHANGE_BYTES,
             request=closed({"ceremony": HEX16, "change": _ENROL}),
             response=_ANSWER,

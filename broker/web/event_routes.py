@@ -96,6 +96,8 @@ def event_endpoints(
             path="/v1/events",
             summary="Registry changes of the session's user as server-sent events; Last-Event-ID catches up.",
             handler=events,
+            proof="request",
+            session=True,
             events=True,
         ),
     )

@@ -52,6 +52,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             path="/v1/identity/passkey",
             summary="Begins to make, find or use a passkey for the device whose proof (purpose sign-in) this is.",
             handler=begin,
+            proof="sign-in",
             body_limit=MAX_CHANGE_BYTES,
             request=_ASKED,
             response=CEREMONY,
