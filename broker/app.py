@@ -113,7 +113,8 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
             *_identity(config, engine, proofs, sessions, client),
         )
-        yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))
+        endpoints = (*endpoints, *enrolment_endpoints(client))
+        yield create_app("AgentKeys broker", endpoints, addresses=config.addresses)
 
 
 def _identity(

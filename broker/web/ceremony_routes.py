@@ -8,7 +8,7 @@ from agentkeys_core.encoding import fields, hex_decode, strict_json
 from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, SECONDS, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import OidcDesk
@@ -18,6 +18,8 @@ from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
 CALLBACK: Final = "/identity/oidc/callback"
+#: Beginning one keeps something, and may send a mail.
+CEREMONY_PRICE: Final = 5
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
 _STATES: Final = [state.value for state in CeremonyState]
@@ -54,6 +56,7 @@ def ceremony_endpoints(
             summary="How far a ceremony is; for the device that began it alone.",
             handler=status,
             proof="request",
+            given_back=always,
             response=CEREMONY,
             variable=HEX16,
         ),
@@ -62,6 +65,7 @@ def ceremony_endpoints(
             path="/identity/style.css",
             summary="The style sheet of the pages.",
             handler=lambda _: Page(html=STYLE, media="text/css"),
+            price=0,
             refusal=pages.refused,
             media="text/css",
             quiet=True,
@@ -91,6 +95,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             summary="Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
             handler=begin,
             proof="sign-in",
+            price=CEREMONY_PRICE,
             body_limit=_BODY_LIMIT,
             request=closed({"address": {"type": "string", "format": "email"}}),
             response=CEREMONY,
@@ -100,6 +105,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             path="/identity/email/{secret}",
             summary="Shows what a link would confirm. Looking changes nothing.",
             handler=lambda call: pages.email(desk.shown(call.path["secret"])),
+            given_back=always,
             refusal=pages.refused,
             variable=B64U,
         ),
@@ -108,6 +114,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             path="/identity/email/{secret}",
             summary="Confirms, once.",
             handler=confirm,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             refusal=pages.refused,
             variable=B64U,
@@ -134,6 +141,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             summary="Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
             handler=begin,
             proof="sign-in",
+            price=CEREMONY_PRICE,
             body_limit=_BODY_LIMIT,
             request=closed({"issuer": {"type": "string", "enum": list(desk.issuers)}, "nonce": B64U32}),
             response=CEREMONY,
@@ -143,6 +151,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path="/v1/identity/oidc/issuers",
             summary="The providers that can be asked.",
             handler=lambda _: {"issuers": list(desk.issuers)},
+            price=0,
             response=closed({"issuers": {"type": "array", "items": {"type": "string"}}}),
         ),
         Endpoint(
@@ -150,6 +159,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path=CALLBACK,
             summary="Where the provider sends the person back to.",
             handler=lambda call: pages.oidc_confirm(desk.returned(call.query)),
+            given_back=always,
             refusal=pages.refused,
             queried=True,
         ),
@@ -158,6 +168,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path="/identity/oidc/confirm",
             summary="The person agrees to the binding, once.",
             handler=confirm,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"secret": B64U}),
             refusal=pages.refused,
@@ -167,6 +178,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path="/identity/oidc/{secret}",
             summary="Shows what signing in will do. Looking changes nothing.",
             handler=lambda call: pages.oidc_start(desk.shown(call.path["secret"])),
+            given_back=always,
             refusal=pages.refused,
             variable=B64U,
         ),

@@ -9,7 +9,7 @@ from typing import Final
 from anyio.to_thread import run_sync
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from broker.change_feed import Caught, ChangeFeed
 from broker.sessions import SessionDesk, Visitor
 from broker.web.session_routes import claim_of
@@ -98,6 +98,7 @@ def event_endpoints(
             handler=events,
             proof="request",
             session=True,
+            given_back=always,
             events=True,
         ),
     )

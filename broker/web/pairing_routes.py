@@ -6,7 +6,7 @@ from typing import Final
 from agentkeys_core.encoding import b64u_encode, fields, hex_decode
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, HEX32, SECONDS, closed
 from broker.ceremonies.pairing import MAX_SERVICES, Pairing, PairingDesk, PairingRequest, code_shown
 from broker.ports import CeremonyState
@@ -87,6 +87,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             handler=claim,
             proof="request",
             session=True,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"code": _CODE}),
             response=_PAIRING,
@@ -98,6 +99,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             handler=of_master,
             proof="request",
             session=True,
+            given_back=always,
             response=_PAIRING,
             variable=HEX16,
         ),
@@ -107,6 +109,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             summary="A pairing, for the machine that began it: who claimed it.",
             handler=of_machine,
             proof="request",
+            given_back=always,
             response=_PAIRING,
             variable=HEX16,
         ),
@@ -116,6 +119,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             summary="The machine agrees: its signed Pair, which names the operator that claimed it.",
             handler=sign,
             proof="request",
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"pair": _PAIR}),
             response=_PAIRING,

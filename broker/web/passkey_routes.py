@@ -8,11 +8,11 @@ from agentkeys_core.encoding import fields
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
 from agentkeys_core.signed_change import MAX_CHANGE_BYTES
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
 from agentkeys_runtime.web.schemas import B64U, closed
 from broker.ceremonies.passkey import PasskeyAction, PasskeyAsked, PasskeyDesk
 from broker.passkeys import MAX_ANSWER
-from broker.web.ceremony_routes import CEREMONY, told
+from broker.web.ceremony_routes import CEREMONY, CEREMONY_PRICE, told
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
@@ -53,6 +53,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             summary="Begins to make, find or use a passkey for the device whose proof (purpose sign-in) this is.",
             handler=begin,
             proof="sign-in",
+            price=CEREMONY_PRICE,
             body_limit=MAX_CHANGE_BYTES,
             request=_ASKED,
             response=CEREMONY,
@@ -62,6 +63,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             path="/identity/passkey.js",
             summary="The script of that page.",
             handler=lambda _: Page(html=_SCRIPT, media="text/javascript"),
+            price=0,
             refusal=pages.refused,
             media="text/javascript",
             quiet=True,
@@ -71,6 +73,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             path="/identity/passkey/{secret}",
             summary="Shows what the passkey is wanted for. Looking changes nothing.",
             handler=lambda call: pages.passkey(desk.shown(call.path["secret"])),
+            given_back=always,
             refusal=pages.refused,
             variable=B64U,
         ),
@@ -79,6 +82,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             path="/identity/passkey/{secret}",
             summary="Takes the browser's answer, once.",
             handler=answer,
+            given_back=always,
             body_limit=_FORM_LIMIT,
             request=closed({"answer": {"type": "string"}}),
             refusal=pages.refused,

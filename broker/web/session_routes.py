@@ -6,7 +6,7 @@ from typing import Final
 from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.proof import PROOF_HEADER
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import B64U, HEX16, HEX32, SECONDS, closed
 from broker.ports import Session
 from broker.proofs import Claim
@@ -86,6 +86,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             "with the user's own wallet besides.",
             handler=sign_in,
             proof="sign-in",
+            given_back=always,
             body_limit=BODY_LIMIT,
             request=_SIGN_IN,
             response=_GRANT,
@@ -97,6 +98,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             handler=refresh,
             proof="refresh",
             session=True,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=_EMPTY,
             response=_GRANT,
@@ -108,6 +110,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             handler=sessions,
             proof="request",
             session=True,
+            given_back=always,
             response=closed({"sessions": {"type": "array", "items": _SESSION}}),
         ),
         Endpoint(
@@ -117,6 +120,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             handler=end,
             proof="request",
             session=True,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"id": HEX16}),
             response=closed({"ended": {"type": "boolean"}}),

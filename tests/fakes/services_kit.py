@@ -26,6 +26,7 @@ from agentkeys_runtime.signer_client import (
     SealedSignature,
     SignerClient,
 )
+from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
@@ -187,8 +188,16 @@ class FollowedRegistry:
 class Services:
     """One signer, a broker, a credentials worker and an audit worker, and clients of each."""
 
-    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        limits: QuotaLimits,
+        bucket: Bucket | None = None,
+        addresses: AddressLimits | None = None,
+    ) -> None:
         self.world = world
+        self.addresses = addresses
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
@@ -280,7 +289,7 @@ class Services:
         return self._client((*endpoints, *registry_endpoints(registry)))
 
     def _client(self, endpoints: Any) -> AppClient:
-        return AppClient(create_app("test", endpoints, clock=self.world.clock.now))
+        return AppClient(create_app("test", endpoints, clock=self.world.clock.now, addresses=self.addresses))
 
     def close(self) -> None:
         for client in (self.broker, self.worker, self.audit):
@@ -378,12 +387,13 @@ def services_in(
     exchange: StsExchange | None = None,
     bucket: Bucket | None = None,
     signing: SigningPolicy | None = None,
+    addresses: AddressLimits | None = None,
 ) -> Iterator[Services]:
     """Everything in one folder; at the end the signer's journal and rows are verified."""
     with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
-        made = Services(world, folder, limits or plenty, bucket)
+        made = Services(world, folder, limits or plenty, bucket, addresses)
         try:
             yield made
         finally:

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.fakes.app_client import AppClient
 from tests.fakes.genuine_bodies import OP_OF
 from tests.fakes.https_app import http_app, loopback
 from tests.fakes.services_kit import BROKER_ORIGIN
-from tests.integration.wired import WORKERS, Wired, wired_services
+from tests.integration.wired import WORKERS, Wired
 
 ROOT = Path(__file__).parents[2]
 #: What the tool needs to know of us, and why: see the comments.
@@ -44,12 +44,6 @@ AT_BROKER = re.compile("^(/v1/registry/.*|/healthz)$")
 UNPROVED = {"proof_invalid", "session_invalid", "device_signature_invalid"}
 BY_CAP = {"device_signature_invalid"}
 Operations = dict[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
-    with wired_services(tmp_path_factory.mktemp("wired")) as made:
-        yield made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ registered, so that a test can sign what it asks as a real device does.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from agentkeys_core.change_types import Freeze, SetScope
 from agentkeys_core.ops import Op
 from agentkeys_core.signing_bodies import SiweBody, TypedDataBody
 from agentkeys_runtime.config import load_config
+from agentkeys_runtime.web.addresses import AddressLimits
 from broker.config import BrokerConfig
 from broker.quota import QuotaLimits
 from broker.web.event_routes import event_endpoints
@@ -47,6 +48,14 @@ class Wired:
     master: Member
     agent: Member
     texts: Mapping[str, object]
+    broker: BrokerConfig
+    workers: Mapping[str, WorkerConfig]
+
+    def limited(self, service: str, addresses: AddressLimits) -> AbstractContextManager[ASGIApp]:
+        """A service once more, with other limits of addresses."""
+        if service == "broker":
+            return broker.app.opened(replace(self.broker, addresses=addresses))
+        return worker.app.opened(replace(self.workers[service], addresses=addresses))
 
 
 @contextmanager
@@ -72,10 +81,11 @@ def wired_services(folder: Path) -> Iterator[Wired]:
         texts = written(town, agent)
         town.stack.stop("broker", *WORKERS)  # the applications take over what these processes kept
         stack.enter_context(patch.object(broker.app, "event_endpoints", partial(event_endpoints, beat_s=BEAT_S)))
+        workers = {name: load_config(town.stack.config(name), WorkerConfig) for name in WORKERS}
         apps = {"broker": stack.enter_context(broker.app.opened(config))}
-        for name in WORKERS:
-            apps[name] = stack.enter_context(worker.app.opened(load_config(town.stack.config(name), WorkerConfig)))
-        yield Wired(apps=apps, town=town, master=master, agent=agent, texts=texts)
+        apps |= {name: stack.enter_context(worker.app.opened(found)) for name, found in workers.items()}
+        people = {"master": master, "agent": agent}
+        yield Wired(apps=apps, town=town, texts=texts, broker=config, workers=workers, **people)
 
 
 def made(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_runtime.web import app as web_app
+from agentkeys_runtime.web import answering
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
 from tests.fakes.app_client import AppClient
@@ -72,7 +72,7 @@ def test_a_body_without_a_length_is_cut_off_while_it_comes(client: AppClient) ->
 def test_a_body_that_does_not_come_ends_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    monkeypatch.setattr(web_app, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(answering, "BODY_TIMEOUT_S", 0.05)
 
     async def ask() -> list[Any]:
         sent: list[Any] = []
