@@ -22,6 +22,7 @@ from agentkeys_runtime.web.registry_source import PinnedRegistry
 from agentkeys_runtime.web.serve import listen_on, serve
 from broker.adapters.mail import SmtpMailer
 from broker.adapters.openid import Provider
+from broker.adapters.outbox import Outbox
 from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
@@ -111,14 +112,20 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             ),
             *session_endpoints(sessions),
             *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
-            *_identity(config, engine, proofs, sessions, client),
+            *_identity(config, engine, proofs, sessions, client, later=stack.enter_context(Outbox())),
         )
         endpoints = (*endpoints, *enrolment_endpoints(client))
         yield create_app("AgentKeys broker", endpoints, addresses=config.addresses)
 
 
 def _identity(
-    config: BrokerConfig, engine: Engine, proofs: Proofs, sessions: SessionDesk, attester: EnrolAttester
+    config: BrokerConfig,
+    engine: Engine,
+    proofs: Proofs,
+    sessions: SessionDesk,
+    attester: EnrolAttester,
+    *,
+    later: Outbox,
 ) -> tuple[Endpoint, ...]:
     """Pairing, and the ceremonies that the host configured."""
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=time.time)
@@ -130,7 +137,7 @@ def _identity(
             proofs=proofs,
             steps=steps,
             counters=counters,
-            mailer=SmtpMailer(config.mail),
+            mailer=SmtpMailer(config.mail, later),
             clock=time.time,
         )
     redirect_uri = config.origin + CALLBACK

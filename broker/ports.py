@@ -157,7 +157,12 @@ class Mailer(Protocol):
     """Sends mail."""
 
     def send(self, *, to: str, subject: str, text: str) -> None:
-        """Hand one message over to the mail server. Raises `mail_unreachable`; `invalid_body` for no address."""
+        """Have one message sent; whether the mail server knows that address is not told.
+
+        Raises:
+            KeyServiceError: `mail_unreachable` where the server is not reached; `invalid_body` for no address;
+                `overloaded`.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.web.addresses import AddressLimits, Senders
 from agentkeys_runtime.web.allowance import Allowance, is_vouched
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Events, Page, named_once, never
+from agentkeys_runtime.web.headers import of_page
 from agentkeys_runtime.web.reading import Readers
 
 BODY_TIMEOUT_S: Final = 30.0
@@ -28,12 +29,8 @@ _LOG: Final = logging.getLogger("agentkeys.web")
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 _FORM: Final = "application/x-www-form-urlencoded"
-#: Pages load one style sheet of ours and send forms back to us; nothing runs in them but for those that ask for it.
-_PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-_SCRIPT_POLICY: Final = "; script-src 'self'"
-POLICY_HEADER: Final = "Content-Security-Policy"
+#: What browsers say of a form that our own page sent, or that a person sent without any page.
+_OUR_OWN: Final = frozenset({"same-origin", "none"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,6 +114,8 @@ class Served:
         """What the handler returned, and the same as a response."""
         endpoint = self._endpoint
         media = _JSON if endpoint.refusal is None else _FORM
+        if media is _FORM and request.method == "POST" and headers.get("sec-fetch-site", "none") not in _OUR_OWN:
+            raise KeyServiceError(Reason.INVALID_BODY, "another site's page sent this form")
         limit = endpoint.body_limit
         body = await _read_body(request, limit, media, self._gate.readers) if limit else b""
         call = Call(
@@ -163,8 +162,8 @@ def _response(found: Mapping[str, object] | Page | Events) -> Response:
 
 
 def _page(page: Page) -> Response:
-    policy = _PAGE_POLICY + _SCRIPT_POLICY if page.script else _PAGE_POLICY
-    return Response(page.html, status_code=page.status, headers={POLICY_HEADER: policy}, media_type=page.media)
+    headers = of_page(script=page.script)
+    return Response(page.html, status_code=page.status, headers=headers, media_type=page.media)
 
 
 async def _read_body(request: Request, limit: int, media: str, readers: Readers) -> bytes:

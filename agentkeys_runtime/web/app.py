@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -16,22 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
 from agentkeys_runtime.web.addresses import AddressLimits
-from agentkeys_runtime.web.answering import MAX_IN_FLIGHT, POLICY_HEADER, TRACE, Gate, Served, Trace, trace_of
+from agentkeys_runtime.web.answering import MAX_IN_FLIGHT, TRACE, Gate, Served, Trace, trace_of
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Endpoint
+from agentkeys_runtime.web.headers import HEADERS, of_host
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 
 _LOG: Final = logging.getLogger("agentkeys.web")
 _DISCONNECTED: Final = 400
 _NOT_ALLOWED: Final = 405
-#: No Strict-Transport-Security: on `localhost` it would also claim the page where K11 lives, which is plain HTTP.
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    POLICY_HEADER: "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def create_app(
@@ -130,6 +123,7 @@ class _Edge:
         if scope["type"] != "http":
             return  # no lifespan, no websockets
         trace = scope[TRACE] = Trace(id=request_id())
+        every = {**HEADERS, **of_host(Headers(scope=scope).get("host", ""))}
         started = time.monotonic()
         status = 0
 
@@ -138,7 +132,7 @@ class _Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in every.items():
                     headers.setdefault(name, value)
                 headers["AgentKeys-Request-Id"] = trace.id
             await send(message)

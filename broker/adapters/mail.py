@@ -1,10 +1,16 @@
-"""Mail by SMTP, with the standard library's client: STARTTLS or TLS from the first byte, never in the clear."""
+"""Mail by SMTP, with the standard library's client: STARTTLS or TLS from the first byte, never in the clear.
+
+Whoever asks for a mail hears whether the mail server can be reached, and nothing that depends on the address: who it is
+for is told to the server after the answer went out, so neither words nor time tell whether the server knows them.
+"""
 
 import smtplib
 import ssl
+from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate, make_msgid
+from functools import partial
 from typing import Final
 
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -17,11 +23,12 @@ _PASSWORD_LIMIT: Final = 1024
 
 
 class SmtpMailer:
-    """Implements `broker.ports.Mailer`. One connection a message: they are rare, and nothing is left open."""
+    """Implements `broker.ports.Mailer`. One connection a message: they are rare, and none is left open for long."""
 
-    def __init__(self, settings: MailSettings) -> None:
-        """Raises ConfigError where the password or the roots cannot be read."""
+    def __init__(self, settings: MailSettings, later: Callable[[Callable[[], None]], None]) -> None:
+        """`later` does a piece of work elsewhere. Raises ConfigError where the password or the roots cannot be read."""
         self._settings = settings
+        self._later = later
         try:
             self._context = ssl.create_default_context(cafile=settings.ca)
         except (OSError, ssl.SSLError) as error:
@@ -38,15 +45,18 @@ class SmtpMailer:
         """See the port."""
         message = self._message(to, subject, text)
         try:
-            with self._connect() as server:
-                if self._settings.user is not None:
-                    server.login(self._settings.user, self._password)
-                server.send_message(message, self._settings.sender, [to])
-        except smtplib.SMTPRecipientsRefused as error:
-            # Not told apart: whether the server knows an address is nobody's business.
-            raise KeyServiceError(Reason.MAIL_UNREACHABLE, "the mail server took no message") from error
+            server = self._open()
         except (OSError, smtplib.SMTPException) as error:
             raise KeyServiceError(Reason.MAIL_UNREACHABLE, type(error).__name__) from error
+        try:
+            self._later(partial(self._deliver, server, message, to))
+        except KeyServiceError:
+            server.close()
+            raise
+
+    def _deliver(self, server: smtplib.SMTP, message: EmailMessage, to: str) -> None:
+        with server:
+            server.send_message(message, self._settings.sender, [to])
 
     def _message(self, to: str, subject: str, text: str) -> EmailMessage:
         message = EmailMessage(policy=SMTP)
@@ -61,6 +71,17 @@ class SmtpMailer:
             raise KeyServiceError(Reason.INVALID_BODY, "not an e-mail address") from error
         message.set_content(text, cte="7bit")  # ASCII in short lines: links stay whole for those who read the source
         return message
+
+    def _open(self) -> smtplib.SMTP:
+        """A connection that is logged in; all of it is the same for every address."""
+        server = self._connect()
+        try:
+            if self._settings.user is not None:
+                server.login(self._settings.user, self._password)
+        except BaseException:
+            server.close()
+            raise
+        return server
 
     def _connect(self) -> smtplib.SMTP:
         settings = self._settings

@@ -1,6 +1,8 @@
 """A real SMTP server of the tests on loopback, with STARTTLS or TLS from the first byte, and a login."""
 
+import asyncio
 import ssl
+import threading
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -19,16 +21,20 @@ USER, PASSWORD = "agentkeys", "the mail password of the tests"
 
 @dataclass
 class Mailbox:
-    """What arrived. `refuse` makes the server refuse the recipient."""
+    """What arrived. `refuse` makes the server refuse every recipient, `refused` these; `held` makes it wait first."""
 
     messages: list[Message] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     refuse: bool = False
+    refused: set[str] = field(default_factory=set)
+    held: threading.Event | None = None
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if self.refuse:
+        if self.held is not None:
+            await asyncio.to_thread(self.held.wait, 30)
+        if self.refuse or address in self.refused:
             return "550 no such mailbox"
         envelope.rcpt_tos.append(address)
         return "250 OK"

@@ -19,7 +19,7 @@ from broker.ceremonies.email import PER_ADDRESS, PER_CLIENT
 from broker.ceremonies.steps import LIFETIME_S
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import BROKER_ORIGIN
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
+from tests.unit.broker.identity_world import IdentityWorld, at_once, identity_world, mail_settings
 from tests.unit.broker.visitor import Visit, reason
 
 ADDRESS = "Ada.Lovelace@people.test"
@@ -204,9 +204,15 @@ def test_a_confirmation_that_is_no_form_is_refused(world: IdentityWorld, server:
     assert status(visit, ceremony).json()["state"] == "pending"
 
 
-def test_a_server_that_takes_no_message_is_one_reason(world: IdentityWorld, server: MailServer) -> None:
+def test_whoever_asks_does_not_hear_whether_the_server_knows_an_address(
+    world: IdentityWorld, server: MailServer
+) -> None:
+    known = begin(world.visit())
     server.mailbox.refuse = True
-    assert reason(begin(world.visit())) == "mail_unreachable"
+    unknown = begin(world.visit(), "nobody@people.test")
+    assert (known.status_code, unknown.status_code) == (200, 200)
+    assert known.json().keys() == unknown.json().keys()
+    assert server.mailbox.recipients == [ADDRESS]
 
 
 def sends(mailer: SmtpMailer) -> Reason | None:
@@ -220,19 +226,21 @@ def sends(mailer: SmtpMailer) -> Reason | None:
 @pytest.mark.filterwarnings("ignore:Requiring AUTH")  # the server does not know that TLS from the first byte is TLS
 def test_tls_from_the_first_byte(tmp_path: Path) -> None:
     with MailServer(tmp_path, "tls") as server:
-        assert sends(SmtpMailer(mail_settings(server, security="tls"))) is None
+        assert sends(SmtpMailer(mail_settings(server, security="tls"), at_once)) is None
         assert server.mailbox.recipients == [ADDRESS]
 
 
 def test_a_server_whose_certificate_is_not_trusted_gets_nothing(server: MailServer) -> None:
-    assert sends(SmtpMailer(mail_settings(server, ca=None))) is Reason.MAIL_UNREACHABLE
+    assert sends(SmtpMailer(mail_settings(server, ca=None), at_once)) is Reason.MAIL_UNREACHABLE
     assert server.mailbox.messages == []
 
 
 def test_a_server_without_tls_gets_nothing(tmp_path: Path) -> None:
     with MailServer(tmp_path, "none") as server:
-        assert sends(SmtpMailer(mail_settings(server))) is Reason.MAIL_UNREACHABLE
-        assert sends(SmtpMailer(mail_settings(server, user=None, password_file=None))) is Reason.MAIL_UNREACHABLE
+        assert sends(SmtpMailer(mail_settings(server), at_once)) is Reason.MAIL_UNREACHABLE
+        assert (
+            sends(SmtpMailer(mail_settings(server, user=None, password_file=None), at_once)) is Reason.MAIL_UNREACHABLE
+        )
         assert server.mailbox.messages == []
 
 
@@ -240,7 +248,7 @@ def test_a_wrong_password_is_named_and_never_shown(server: MailServer, tmp_path:
     other = tmp_path / "other-password"
     other.write_text("not the password")
     other.chmod(0o600)
-    mailer = SmtpMailer(mail_settings(server, password_file=other))
+    mailer = SmtpMailer(mail_settings(server, password_file=other), at_once)
     with pytest.raises(KeyServiceError) as caught:
         mailer.send(to=ADDRESS, subject="s", text="t")
     assert caught.value.reason is Reason.MAIL_UNREACHABLE
@@ -251,13 +259,13 @@ def test_a_password_file_that_others_can_read_is_refused(server: MailServer) -> 
     server.password_file.chmod(0o644)
     assert stat.S_IMODE(server.password_file.stat().st_mode) == 0o644
     with pytest.raises(ConfigError):
-        SmtpMailer(mail_settings(server))
+        SmtpMailer(mail_settings(server), at_once)
 
 
 def test_nobody_at_that_port(server: MailServer) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        assert sends(SmtpMailer(mail_settings(server, port=probe.getsockname()[1]))) is Reason.MAIL_UNREACHABLE
+        assert sends(SmtpMailer(mail_settings(server, port=probe.getsockname()[1]), at_once)) is Reason.MAIL_UNREACHABLE
 
 
 @pytest.mark.parametrize(

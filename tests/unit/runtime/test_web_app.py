@@ -15,6 +15,7 @@ from agentkeys_runtime.web import answering
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
 from tests.fakes.app_client import AppClient
+from tests.fakes.header_grades import faults
 
 LIMIT = 100
 JSON = {"Content-Type": "application/json"}
@@ -169,12 +170,8 @@ def test_an_unforeseen_error_is_internal_and_shows_nothing(
 def test_every_answer_has_the_headers_and_no_cookie(client: AppClient) -> None:
     for path in ("/extra", "/nope", "/fails", "/gone", "/openapi.json"):
         headers = client.get(path).headers
-        assert headers["cache-control"] == "no-store"
-        assert headers["x-content-type-options"] == "nosniff"
-        assert "default-src 'none'" in headers["content-security-policy"]
-        assert headers["referrer-policy"] == "no-referrer"
+        assert faults(headers, named=True) == []
         assert len(headers["agentkeys-request-id"]) == 16
-        assert not {"set-cookie", "access-control-allow-origin", "strict-transport-security"} & set(headers)
 
 
 def test_a_request_is_one_log_line_without_its_content(client: AppClient, lines: Callable[[], list[Any]]) -> None:
