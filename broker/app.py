@@ -50,6 +50,7 @@ from broker.web.event_routes import event_endpoints
 from broker.web.pages import Pages
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.passkey_routes import passkey_endpoints
+from broker.web.profile_routes import load_profile, profile_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
 
@@ -113,9 +114,16 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             *session_endpoints(sessions),
             *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
             *_identity(config, engine, proofs, sessions, client, later=stack.enter_context(Outbox())),
+            *_profile(config),
         )
         endpoints = (*endpoints, *enrolment_endpoints(client))
         yield create_app("AgentKeys broker", endpoints, addresses=config.addresses)
+
+
+def _profile(config: BrokerConfig) -> tuple[Endpoint, ...]:
+    if config.profile is None:
+        return ()
+    return profile_endpoints(load_profile(config.profile, origin=config.origin, registry_id=config.registry_id))
 
 
 def _identity(

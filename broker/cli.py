@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Final
 
-import typer
+import click
 
 from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.logs import configure
@@ -21,22 +21,16 @@ from broker.keyfile import (
     promote_key,
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Checks and co-signs what devices ask for; releases nothing.",
-)
-key_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Replace K1 step by step: prepare, pin, promote, forget."
-)
-app.add_typer(key_app, name="key")
-StateDir = Annotated[Path, typer.Option(help="Folder of the broker's state.")]
+app = click.Group("agentkeys-broker", help="Checks and co-signs what devices ask for; releases nothing.")
+key_app = click.Group("key", help="Replace K1 step by step: prepare, pin, promote, forget.")
+app.add_command(key_app)
+_PATH: Final = click.Path(path_type=Path)
+_state_dir: Final = click.option("--state-dir", type=_PATH, required=True, help="Folder of the broker's state.")
 
 
 @app.command(short_help="Make K1, the co-signing key.")
-def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's state, made if missing.")]) -> None:
+@click.option("--state-dir", type=_PATH, required=True, help="Folder of the broker's state, made if missing.")
+def init(*, state_dir: Path) -> None:
     """Make K1, the co-signing key, and write its public half for signer and workers to pin. Never overwrites."""
     public = create_key(state_dir)
     print(f"key     {state_dir / KEY_NAME}")
@@ -45,7 +39,8 @@ def init(state_dir: Annotated[Path, typer.Option(help="Folder of the broker's st
 
 
 @key_app.command(short_help="Make the next K1, which signs nothing yet.")
-def prepare(state_dir: StateDir) -> None:
+@_state_dir
+def prepare(*, state_dir: Path) -> None:
     """Make the next K1 and its public half, for signer and workers to pin beside the present one. It signs nothing."""
     public = prepare_key(state_dir)
     print(f"public  {state_dir / NEXT_JWK_NAME}")
@@ -54,7 +49,8 @@ def prepare(state_dir: StateDir) -> None:
 
 
 @key_app.command(short_help="Let the prepared key sign from the next start on.")
-def promote(state_dir: StateDir) -> None:
+@_state_dir
+def promote(*, state_dir: Path) -> None:
     """Let the prepared key sign from the next start on. Sessions signed by the one before stay good until `forget`."""
     public = promote_key(state_dir)
     print(f"kid     {public.kid}")
@@ -62,17 +58,17 @@ def promote(state_dir: StateDir) -> None:
 
 
 @key_app.command(short_help="Remove the key that was replaced.")
-def forget(state_dir: StateDir) -> None:
+@_state_dir
+def forget(*, state_dir: Path) -> None:
     """Remove the key that was replaced."""
     forget_key(state_dir)
     print(f"removed {state_dir / PREVIOUS_KEY_NAME}")
 
 
 @app.command("serve", short_help="Serve until SIGTERM.")
-def serve_command(
-    config: Annotated[Path, typer.Option("--config", help="broker.toml")],
-    verbose: Annotated[bool, typer.Option(help="Log health checks as well.")] = False,
-) -> None:
+@click.option("--config", type=_PATH, required=True, help="broker.toml")
+@click.option("--verbose", is_flag=True, help="Log health checks as well.")
+def serve_command(*, config: Path, verbose: bool) -> None:
     """Serve until SIGTERM; prints `ready https://HOST:PORT` once requests are taken."""
     configure("broker", level=10 if verbose else 20)
     run(load_config(config, BrokerConfig))

@@ -31,7 +31,7 @@ class BrokerConfig:
 
     `listen` is host:port (0 takes a free port), `origin` the https:// address at which devices reach it, as in their
     profile; `registry_id` is the only `aud` co-signed here. Without `mail` no address is confirmed, without `providers`
-    nobody signs in at one.
+    nobody signs in at one. `profile` is the file that devices are given, to be served at /v1/profile as well.
     """
 
     trust_domain: str
@@ -46,6 +46,7 @@ class BrokerConfig:
     store: StoreSettings = field(default_factory=StoreSettings)
     mail: MailSettings | None = None
     providers: tuple[ProviderSettings, ...] = ()
+    profile: Path | None = None
 
     def __post_init__(self) -> None:
         parse_listen(self.listen)

@@ -177,6 +177,10 @@ class IdToken:
 class OpenIdProvider(Protocol):
     """One OpenID provider. Each method raises `provider_unreachable`; `invalid_evidence` where it answers wrongly."""
 
+    @property
+    def client_id(self) -> str:
+        """Our client there: for whom its ID tokens are."""
+
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """Where the person signs in; PKCE with the challenge of `verifier`."""
 

@@ -115,7 +115,7 @@ def pair(stack: Stack, master: Person, label: str, services: tuple[str, ...]) ->
 def pair_quickly(stack: Stack, master: Person, label: str, services: tuple[str, ...]) -> Person:
     """Pair an agent by the same code in this process: drills need one to revoke, and soon."""
     agent = Person(name=label, home=stack.root / "homes" / label)
-    profile = confirmed_profile(stack.profile, stack.profile_hash)
+    profile = confirmed_profile(str(stack.profile), stack.profile_hash)
     with (
         Home.open(agent.home, create=True) as home,
         set_up(home, profile, Show(as_json=True, yes=True)) as device,

@@ -49,6 +49,7 @@ class Stack:
     settings: dict[str, str] = field(default_factory=dict)  # extra lines of a service's configuration, by service
     objects: str = ""  # the tables that say where objects lie; a local folder where this is empty
     detours: dict[str, int] = field(default_factory=dict)
+    broker_name: str = ""  # a DNS name at which devices know the broker; the loopback address where this is empty
     jobs: int = 1  # commands that run side by side while certificates are made
 
     @property
@@ -94,7 +95,10 @@ class Stack:
         self.ports = {name: free_port() for name in PARTS}
         run([*program("certs"), "--dir", self.root / "ca", "init", "--trust-domain", TRUST_DOMAIN])
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(lambda leaf: self.issue(leaf[0], *leaf[1]), _LEAVES.items()))
+            list(pool.map(lambda leaf: self.issue(leaf[0], *leaf[1], *self._names(leaf[0])), _LEAVES.items()))
+
+    def _names(self, part: str) -> tuple[str, ...]:
+        return ("--dns", self.broker_name) if part == "broker" and self.broker_name else ()
 
     def issue(self, name: str, *words: str) -> Path:
         """Issue one more certificate by `agentkeys-certs issue` and return its folder."""
@@ -145,6 +149,7 @@ class Stack:
             + f'[unseal]\nmethod = "passphrase"\npassphrase_file = "{self.root}/passphrase"\n',
             "broker": self._edge("broker")
             + f'origin = "{self._broker_origin()}"\nstate_dir = "{self.root}/broker"\n'
+            + f'profile = "{self.profile}"\n'
             + self._tls("broker", "ca")
             + self._to_signer("broker")
             + self.settings.get("broker", quota),
@@ -163,7 +168,7 @@ class Stack:
         return f'trust_domain = "{TRUST_DOMAIN}"\n{listen}registry_id = "REGISTRY_ID"\n'
 
     def _broker_origin(self) -> str:
-        return f"https://127.0.0.1:{self.detours.get('broker', self.ports['broker'])}"
+        return f"https://{self.broker_name or '127.0.0.1'}:{self.detours.get('broker', self.ports['broker'])}"
 
     def _profile(self, config: Path) -> None:
         broker = self._broker_origin()

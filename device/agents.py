@@ -137,9 +137,12 @@ def add_agent(device: Device, offer: Offer, *, label: str, generation: int, serv
         ) from exc
 
     def build(state: OperatorState, deadline: int) -> Change:
+        # Told by the registry, not signed: so beside what is signed, not in it.
+        others = [found for found in state.devices.values() if found.actor_omni == actor and not found.revoked]
         shared = sorted(state.scopes.get(actor, frozenset()) - set(services))
-        if shared:  # told by the registry, not signed: so beside what is signed, not in it
-            device.show.warn(f"{label}/{generation} exists already; this device may use as well: {', '.join(shared)}")
+        if others or shared:
+            more = f"; this device may use as well: {', '.join(shared)}" if shared else ""
+            device.show.warn(f"It joins {label}/{generation}, which has {len(others)} other device(s) now{more}")
         return AddAgent(
             operator_omni=operator,
             actor_omni=actor,
@@ -176,10 +179,18 @@ def set_scope(device: Device, actor: bytes, *, grant: tuple[str, ...], revoke: t
     return apply_change(device, build, k11=True, everywhere=bool(revoke))
 
 
+def device_name(record: DeviceRecord) -> str:
+    """What a device is to people."""
+    return "master" if record.is_master else f"agent {record.label}/{record.generation}"
+
+
 def revoke_device(device: Device, key_hash: bytes) -> Receipt:
     """Revoke a device for ever."""
 
     def build(state: OperatorState, deadline: int) -> Change:
+        record = state.devices.get(key_hash)
+        if record is not None:  # told by the registry, not signed
+            device.show.warn(f"The registry calls this device: {device_name(record)}")
         return RevokeDevice(
             operator_omni=state.operator_omni,
             device_key_hash=key_hash,

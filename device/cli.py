@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, console, cred, devices, masters, memory, pair, setup, sign
+from device.commands import agent, audit, console, cred, devices, init, masters, memory, pair, sign, whoami
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.show import Show
@@ -43,10 +43,10 @@ def _options(
     context.obj = Options(home=home.expanduser(), show=Show(as_json=as_json, yes=yes))
 
 
-app.command("init", short_help="Make this machine the first master of a new tree.")(setup.init)
+app.command("init", short_help="Make this machine the first master of a new tree.")(init.init)
 app.command("pair", short_help="On a new machine: make its key, and have a master let it in.")(pair.pair)
 app.command("join", short_help="On a new machine: become the master that the others approved.")(masters.join_command)
-app.command("whoami", short_help="Show this device, and what the registry holds of it.")(setup.whoami)
+app.command("whoami", short_help="Show this device, and what the registry holds of it.")(whoami.whoami)
 app.add_typer(cred.app, name="cred")
 app.add_typer(memory.app, name="memory")
 app.add_typer(sign.wallet_app, name="wallet")

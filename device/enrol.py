@@ -7,7 +7,7 @@ from agentkeys_core.changes import ChangeSignatures, Enrol, K11OfDevice, SignedC
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import operator_omni
 from agentkeys_core.keys import DeviceKey, recover_address
-from agentkeys_core.registry import ALL_ROLES
+from agentkeys_core.registry import ALL_ROLES, K11Public
 from device.change_desk import Receipt, send_change
 from device.errors import DeviceError, Trouble
 from device.home import Home
@@ -17,12 +17,13 @@ from device.k11.port import K11Kind
 from device.registry import lowest_incarnation
 from device.session import Device
 from device.setting_up import own_k11
+from device.waiting import TRY_AGAIN
 
 PENDING_FILE: Final = "pending-enrol.json"
 #: The registry takes an hour at most; ten minutes of it are left for clocks that differ.
 ENROL_LIFE_S: Final = 3000
 #: An offer is made anew when less than this is left to sign it.
-_MARGIN_S: Final = 120
+MARGIN_S: Final = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,19 +87,17 @@ def enrol(
         KeyServiceError: the registry's refusal.
     """
     pending = Pending.load(device.home)
-    wallet = wallet or (pending.change.wallet if pending else None)
+    wallet = wallet or (pending.change.wallet if pending and _is_own(pending) else None)
     identity = Identity.load(device.home)
     if identity is not None:
         if identity.part is not Part.MASTER or (wallet is not None and identity.wallet != wallet):
-            raise DeviceError(
-                Trouble.ALREADY_INITIALISED, f"{device.home.path} serves something else already; use another --home"
-            )
+            raise serves_other(device)
         return Enrolment(identity=identity)
     if wallet is None:
         raise DeviceError(
             Trouble.USAGE, "name the wallet: --wallet ADDRESS (or --wallet-key-file FILE for development)"
         )
-    done = sent_before(device, pending, wallet)
+    done = sent_before(device, pending, operator_omni(wallet))
     if done is not None:
         return done
     if pending is None or not _usable(device, pending, wallet):
@@ -106,19 +105,39 @@ def enrol(
     return _with_wallet(device, pending, wallet_signature, wallet_key)
 
 
-def sent_before(device: Device, pending: Pending | None, wallet: bytes) -> Enrolment | None:
-    """Finish an Enrol whose answer was lost: a registry that knows it gives the same row again.
+def sent_before(device: Device, pending: Pending | None, identity: bytes | None) -> Enrolment | None:
+    """Finish an Enrol whose answer was lost, before anything else is begun: whoever got it may apply it at any time.
 
-    None where nothing was sent, or where it must be made anew.
+    A registry that knows it gives the same row again. None where nothing was sent, or where it was refused for good.
+
+    Args:
+        device: this machine's.
+        pending: what waits in the folder.
+        identity: omni (32 bytes) of who is to be bound now; None where that is not known yet.
+
+    Raises:
+        DeviceError: `already_initialised` where it was another identity's and went through; else as `send_change`.
+        KeyServiceError: the registry's refusal of an Enrol for this identity.
     """
-    if pending is None or pending.change.wallet != wallet or pending.signed.signatures.wallet is None:
+    if pending is None or pending.signed.signatures.wallet is None:
         return None
+    is_ours = identity in (None, pending.change.identity_omni)
     try:
-        return finish(device, pending)
+        done = finish(device, pending)
     except KeyServiceError as exc:
-        if exc.reason is not Reason.CHANGE_NOT_AUTHORISED:
-            raise
-        return None
+        if exc.reason is Reason.CHANGE_NOT_AUTHORISED or not (is_ours or exc.reason.code in TRY_AGAIN):
+            return None
+        raise
+    device.show.note("An Enrol that this folder had sent before went through.")
+    if not is_ours:
+        raise serves_other(device)
+    return done
+
+
+def serves_other(device: Device) -> DeviceError:
+    """The refusal of a folder that is somebody else's already."""
+    detail = f"{device.home.path} serves something else already; use another --home"
+    return DeviceError(Trouble.ALREADY_INITIALISED, detail)
 
 
 def _with_wallet(
@@ -140,34 +159,21 @@ def _with_wallet(
     return finish(device, pending)
 
 
+def _is_own(pending: Pending) -> bool:
+    """Whether the wallet itself is the identity, and not one that the signer holds for it."""
+    return pending.change.identity_omni == pending.change.operator_omni
+
+
 def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
     change = pending.change
-    return (
-        change.wallet == wallet and change.device == device.k10.address and change.deadline > device.now() + _MARGIN_S
-    )
+    is_ours = change.wallet == wallet and change.device == device.k10.address
+    return _is_own(pending) and is_ours and change.deadline > device.now() + MARGIN_S
 
 
 def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     """Compose Enrol, have K10 and K11 sign it, and keep it for the wallet."""
     operator = operator_omni(wallet)
-    incarnation = lowest_incarnation(device.routes, operator)
-    public = own_k11(device, kind).public
-    change = Enrol(
-        identity_omni=operator,
-        operator_omni=operator,
-        wallet=wallet,
-        wallet_epoch=0,
-        device=device.k10.address,
-        k11_cred_id=public.credential_id_hash,
-        k11_x=int.from_bytes(public.x, "big"),
-        k11_y=int.from_bytes(public.y, "big"),
-        k11_rp_id_hash=public.rp_id_hash,
-        k11_origin_hash=public.origin_hash,
-        roles=int(ALL_ROLES),
-        incarnation=incarnation,
-        nonce=0,
-        deadline=device.now() + ENROL_LIFE_S,
-    )
+    change = first_enrol(device, own_k11(device, kind).public, identity=operator, wallet=wallet, wallet_epoch=0)
     signed = device.k10.sign_change(change, device.profile.domain)
     intent = change_intent(change, signed.name)
     device.show.signing(intent)
@@ -178,6 +184,31 @@ def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     pending = Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
     pending.save(device.home)
     return pending
+
+
+def first_enrol(device: Device, k11: K11Public, *, identity: bytes, wallet: bytes, wallet_epoch: int) -> Enrol:
+    """Compose the Enrol of this device for an identity omni (32 bytes) and its initial wallet (20 address bytes).
+
+    Raises:
+        DeviceError, KeyServiceError: as `lowest_incarnation`.
+    """
+    operator = operator_omni(wallet)
+    return Enrol(
+        identity_omni=identity,
+        operator_omni=operator,
+        wallet=wallet,
+        wallet_epoch=wallet_epoch,
+        device=device.k10.address,
+        k11_cred_id=k11.credential_id_hash,
+        k11_x=int.from_bytes(k11.x, "big"),
+        k11_y=int.from_bytes(k11.y, "big"),
+        k11_rp_id_hash=k11.rp_id_hash,
+        k11_origin_hash=k11.origin_hash,
+        roles=int(ALL_ROLES),
+        incarnation=lowest_incarnation(device.routes, operator),
+        nonce=0,
+        deadline=device.now() + ENROL_LIFE_S,
+    )
 
 
 def finish(device: Device, pending: Pending) -> Enrolment:

@@ -35,6 +35,8 @@ class Trouble(StrEnum):
     PAIRING_HASH_MISMATCH = "pairing_hash_mismatch"
     PAIR_INVALID = "pair_invalid"
     PAIRING_ENDED = "pairing_ended"
+    IDENTITY_NOT_OFFERED = "identity_not_offered"
+    NOT_CONFIRMED = "not_confirmed"
     WALLET_SIGNATURE_INVALID = "wallet_signature_invalid"
     K11_MISSING = "k11_missing"
     K11_PAGE_UNAVAILABLE = "k11_page_unavailable"
@@ -68,6 +70,8 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.PAIRING_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIR_INVALID: ExitCode.UNTRUSTED,
         Trouble.PAIRING_ENDED: ExitCode.UNAVAILABLE,
+        Trouble.IDENTITY_NOT_OFFERED: ExitCode.NOT_FOUND,
+        Trouble.NOT_CONFIRMED: ExitCode.UNAVAILABLE,
         Trouble.WALLET_SIGNATURE_INVALID: ExitCode.USAGE,
         Trouble.K11_MISSING: ExitCode.REFUSED,
         Trouble.K11_PAGE_UNAVAILABLE: ExitCode.UNAVAILABLE,

@@ -3,10 +3,15 @@
 Other users of the machine reach the port and have no token; other pages have neither the token nor our origin; a name
 that was rebound to 127.0.0.1 is not ours. The token is no cookie: those are sent to every port of localhost, whoever
 listens there. It travels in the address's fragment, which browsers never send, and from there in a header.
+
+Somebody else may have had the port before, and left a service worker or a cached script in the browser, which would
+then be served in our place (docs/adr/0040). So everything lies below a path of its own that nobody could know, sites
+that need no certain port take a fresh one, whose origin nobody had, and answers have the browser forget what it stored.
 """
 
 import errno
 import hmac
+import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,11 +45,19 @@ _HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+#: Ends a stranger's service worker with the first answer that passes it.
+_FORGET: Final = ("Clear-Site-Data", '"storage"')
+_FRESH_TRIES: Final = 16
+_BASE_BYTES: Final = 16
+_LOST: Final = "Open the address that your terminal shows.\n"
 _KINDS: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
 }
+
+
+_LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +70,13 @@ class Reply:
 
 
 class Site(Protocol):
-    """What is served. Only `files` goes to callers without the token; their contents are in the package, no secret."""
+    """What is served. Only `files` goes to callers without the token; their contents are in the package, no secret.
+
+    `stores` says that the page keeps something in the browser, which answers must not have it forget.
+    """
 
     token: str
-    host: str
+    stores: bool
     files: Mapping[str, tuple[str, str]]  # by path: a package and the name of a file below its `web`
 
     def knows(self, method: str, target: str) -> bool:
@@ -77,10 +93,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True  # the last ceremony's closed connections must not hold the port
 
-    def __init__(self, family: socket.AddressFamily, host: str, port: int, site: Site) -> None:
+    def __init__(self, family: socket.AddressFamily, port: int, site: Site, base: str) -> None:
         self.address_family = family
-        self.site = site
-        super().__init__((host, port), _Handler)
+        self.site, self.base, self.host = site, base, ""
+        super().__init__((_LOOPBACK[family], port), _Handler)
+        self.host = f"localhost:{self.server_port}"
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -113,48 +130,54 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse(HTTPStatus(code))
 
     def do_GET(self) -> None:
-        """Serve the files to everybody here, and everything else to whoever has the token."""
-        site = self.server.site
-        if not self._from_us():
-            return self._refuse(HTTPStatus.FORBIDDEN)
-        if self.path in site.files:
-            package, name = site.files[self.path]
+        """Serve the files to everybody here who knows the path, and everything else to whoever has the token."""
+        site, target = self.server.site, self._target()
+        if target is None or not self._from_us():
+            return self._refuse(HTTPStatus.NOT_FOUND if target is None else HTTPStatus.FORBIDDEN)
+        if target in site.files:
+            package, name = site.files[target]
             body = files(package).joinpath("web", name).read_bytes()
             return self._answer(Reply(body=body, kind=_KINDS[name[name.rindex(".") :]]))
-        if not site.knows("GET", self.path):
+        if not site.knows("GET", target):
             return self._refuse(HTTPStatus.NOT_FOUND)
         if not self._has_token():
             return self._refuse(HTTPStatus.FORBIDDEN)
-        return self._answer(site.get(self.path))
+        return self._answer(site.get(target))
 
     def do_POST(self) -> None:
         """Take what our own page sends."""
-        site = self.server.site
-        if not site.knows("POST", self.path):
+        site, target = self.server.site, self._target()
+        if target is None or not site.knows("POST", target):
             return self._refuse(HTTPStatus.NOT_FOUND)
-        if not self._from_us() or self.headers.get("Origin") != f"http://{site.host}" or not self._has_token():
+        if not self._from_us() or self.headers.get("Origin") != f"http://{self.server.host}" or not self._has_token():
             return self._refuse(HTTPStatus.FORBIDDEN)
         length = self.headers.get("Content-Length", "")
         if self.headers.get("Content-Type") != JSON or not length.isascii() or not length.isdigit():
             return self._refuse(HTTPStatus.BAD_REQUEST)
         if len(length) > len(str(MAX_ANSWER_BYTES)) or int(length) > MAX_ANSWER_BYTES:
             return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return self._answer(site.post(self.path, self.rfile.read(int(length))))
+        return self._answer(site.post(target, self.rfile.read(int(length))))
+
+    def _target(self) -> str | None:
+        """The path below ours; None for any other."""
+        base = self.server.base
+        return self.path[len(base) :] if self.path.startswith(f"{base}/") else None
 
     def _from_us(self) -> bool:
         """Whether the request names localhost itself (a rebound name does not) and no other page sent it."""
         site = self.headers.get("Sec-Fetch-Site", "same-origin")
-        return self.headers.get_all("Host") == [self.server.site.host] and site in ("same-origin", "none")
+        return self.headers.get_all("Host") == [self.server.host] and site in ("same-origin", "none")
 
     def _has_token(self) -> bool:
         return hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.site.token.encode())
 
     def _refuse(self, status: HTTPStatus) -> None:
-        self._answer(Reply(status=status))
+        body = _LOST.encode() if self.command == "GET" and status is HTTPStatus.NOT_FOUND else b""
+        self._answer(Reply(status=status, body=body, kind="text/plain; charset=utf-8"))
 
     def _answer(self, reply: Reply) -> None:
         self.send_response(reply.status)
-        for name, value in _HEADERS.items():
+        for name, value in (*_HEADERS.items(), *(() if self.server.site.stores else (_FORGET,))):
             self.send_header(name, value)
         self.send_header("Content-Type", reply.kind)
         self.send_header("Content-Length", str(len(reply.body)))
@@ -162,35 +185,51 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.body)
 
 
-def _listen(port: int, site: Site, servers: ExitStack) -> Sequence[_Server]:
+def _listen(port: int, site: Site, base: str, servers: ExitStack) -> Sequence[_Server]:
     """Listen on both loopback addresses that `localhost` may mean, so that no other program stands in on one."""
-    found = []
-    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        try:
-            found.append(servers.enter_context(_Server(family, host, port, site)))
-        except OSError as exc:
-            if family == socket.AF_INET6 and exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue  # a machine without IPv6
-            raise DeviceError(Trouble.K11_PAGE_UNAVAILABLE, f"port {port} of {host} is taken; K11 needs it") from exc
+    found = [servers.enter_context(_Server(socket.AF_INET, port, site, base))]
+    try:
+        found.append(servers.enter_context(_Server(socket.AF_INET6, found[0].server_port, site, base)))
+    except OSError as exc:
+        if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # those say: a machine without IPv6
+            raise
     return found
 
 
+def _listening(port: int, site: Site, base: str, servers: ExitStack) -> Sequence[_Server]:
+    """Listen on `port`; 0: on one that is free on both addresses. Raises `k11_page_unavailable`."""
+    tries = 1 if port else _FRESH_TRIES
+    for _ in range(tries):
+        with ExitStack() as attempt:
+            try:
+                found = _listen(port, site, base, attempt)
+            except OSError as exc:
+                refused = exc
+                continue
+            servers.push(attempt.pop_all())
+            return found
+    raise DeviceError(Trouble.K11_PAGE_UNAVAILABLE, f"port {port} of localhost is taken; K11 needs it") from refused
+
+
 @contextmanager
-def serving(site: Site, port: int) -> Iterator[str]:
+def serving(site: Site, port: int = 0) -> Iterator[str]:
     """Serve the site and yield the address to open, with the token in its fragment.
+
+    Without `port` it is a fresh one, so that nothing in the browser was left there by others.
 
     Raises:
         DeviceError: `k11_page_unavailable` where the port is taken.
     """
+    base = f"/{secrets.token_urlsafe(_BASE_BYTES)}"
     with ExitStack() as servers:
-        listening = _listen(port, site, servers)
+        listening = _listening(port, site, base, servers)
         threads = [
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}) for server in listening
         ]
         for thread in threads:
             thread.start()
         try:
-            yield f"http://{site.host}/#{site.token}"
+            yield f"http://{listening[0].host}{base}/#{site.token}"
         finally:
             for server, thread in zip(listening, threads, strict=True):
                 server.shutdown()

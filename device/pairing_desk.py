@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 
 from agentkeys_core.changes import SignedPair, pairing_hash
 from agentkeys_core.encoding import b64u_decode, b64u_encode, fields, hex_decode
-from agentkeys_core.errors import Code, KeyServiceError, Reason
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import check_label
 from agentkeys_core.ops import Service
 from agentkeys_core.shapes import sequence, text
@@ -25,9 +25,9 @@ from device.learn import learn_agent, own_record
 from device.pairing import Offer, make_offer, shown
 from device.pairing_link import PairingLink
 from device.session import Device
+from device.waiting import Pause, until
 
-#: How often one side asks whether the other has done its step, and how long: a pairing at the broker lasts as long.
-POLL_S: Final = 1.0
+#: A pairing at the broker lasts as long.
 WAIT_S: Final = 600.0
 FINGERPRINT_BYTES: Final = 16
 _ID: Final = re.compile("[0-9a-f]{32}")
@@ -37,10 +37,8 @@ _NAMES: Final = (
     *("public_key", "services", "state"),
 )
 _BAD: Final = Reason.INVALID_ENCODING
-_TRY_AGAIN: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
 
 T = TypeVar("T")
-Pause = Callable[[float], None]
 
 
 def fingerprint(operator: bytes) -> str:
@@ -92,28 +90,9 @@ class ToldPairing:
 
 
 def _until(ask: Callable[[], T | None], what: str, pause: Pause) -> T:
-    """Ask until there is something; a part that is away for a while ends nothing.
-
-    Raises:
-        KeyServiceError, DeviceError: what `ask` raises for good; `pairing_ended` after 600 s.
-    """
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            found = ask()
-        except DeviceError as exc:
-            if exc.reason is not Trouble.UNREACHABLE:
-                raise
-            found = None
-        except KeyServiceError as exc:
-            if exc.reason.code not in _TRY_AGAIN:
-                raise
-            found = None
-        if found is not None:
-            return found
-        if time.monotonic() >= deadline:
-            raise DeviceError(Trouble.PAIRING_ENDED, f"{what} within {WAIT_S:.0f} s; begin anew")
-        pause(POLL_S)
+    """Ask until there is something. Raises what `ask` raises for good; `pairing_ended` after 600 s."""
+    otherwise = DeviceError(Trouble.PAIRING_ENDED, f"{what} within {WAIT_S:.0f} s; begin anew")
+    return until(ask, otherwise=otherwise, pause=pause, limit_s=WAIT_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,15 @@ _OF_STATUS: Final = {
     429: Reason.RATE_LIMITED,
 }
 _METADATA: Final = ("current_epoch", "server_time")
+#: In the metadata of a refusal: seconds until the part wants to be asked again.
+RETRY_AFTER: Final = "retry_after"
 
 
 def check_refusal(answer: Answer) -> Answer:
     """Return the answer if it is a success.
 
     Raises:
-        KeyServiceError: the refusal, with its `current_epoch`, `server_time` and row where it has them.
+        KeyServiceError: the refusal, with its `current_epoch`, `server_time`, `retry_after` and row where it has them.
         DeviceError: `answer_not_trusted` for something that is neither.
     """
     if answer.status in _OK:
@@ -30,10 +32,13 @@ def check_refusal(answer: Answer) -> Answer:
     problem = answer.json()
     if not isinstance(problem, dict):
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"HTTP status {answer.status} without a problem")
+    metadata = {name: str(problem[name]) for name in _METADATA if type(problem.get(name)) in (int, str)}
+    if answer.retry_after_s is not None:
+        metadata[RETRY_AFTER] = str(answer.retry_after_s)
     raise KeyServiceError(
         _reason(problem.get("reason"), answer.status),
         _detail(problem),
-        metadata={name: str(problem[name]) for name in _METADATA if type(problem.get(name)) in (int, str)},
+        metadata=metadata,
         row=_row(problem.get("row")),
     )
 

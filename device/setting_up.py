@@ -1,15 +1,15 @@
 """First steps of every device: the profile that the user compared, a folder of its own, K10 and K11 keys."""
 
 import hmac
-from pathlib import Path
 
 from agentkeys_core.encoding import hex_decode, hex_encode
 from agentkeys_core.errors import KeyServiceError
-from agentkeys_core.profile import MAX_PROFILE_BYTES, Profile
+from agentkeys_core.profile import Profile
 from device.errors import DeviceError, Trouble
-from device.home import Home, read_public_file
+from device.home import Home
 from device.k11.port import K11Kind, K11Record
 from device.keys import K10
+from device.profile_source import read_profile
 from device.session import PROFILE_FILE, Device
 from device.show import Show
 
@@ -22,21 +22,21 @@ def hex_argument(text: str, name: str, *, length: int) -> bytes:
         raise DeviceError(Trouble.USAGE, f"{name} is not {length} bytes in hex") from exc
 
 
-def confirmed_profile(path: Path, expected_hash: str) -> Profile:
-    """Return the profile of a file whose hash is the one that the user was told by another way.
+def confirmed_profile(source: str, expected_hash: str) -> Profile:
+    """Return the profile of a file or https address whose hash is the one that the user was told by another way.
 
     Raises:
         DeviceError: `profile_hash_mismatch`; `bad_file` for something that is no profile; `usage` for a hash that
-            is none.
+            is none; otherwise as `read_profile`.
     """
     expected = hex_argument(expected_hash, "--profile-hash", length=32)
-    data = read_public_file(path, limit=MAX_PROFILE_BYTES)
+    data = read_profile(source)
     try:
         profile = Profile.parse(data.removesuffix(b"\n"))
     except KeyServiceError as exc:
-        raise DeviceError(Trouble.BAD_FILE, f"{path} is no profile: {exc}") from exc
+        raise DeviceError(Trouble.BAD_FILE, f"{source} is no profile: {exc}") from exc
     if not hmac.compare_digest(profile.hash(), expected):
-        detail = f"{path} has hash {hex_encode(profile.hash())}, not the one given; do not use it"
+        detail = f"{source} has hash {hex_encode(profile.hash())}, not the one given; do not use it"
         raise DeviceError(Trouble.PROFILE_HASH_MISMATCH, detail)
     return profile
 

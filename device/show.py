@@ -17,6 +17,7 @@ from agentkeys_core.errors import KeyServiceError
 from device.errors import DeviceError, Trouble
 from device.intent import Intent
 from device.k11.software import BANNER
+from device.problems import RETRY_AFTER
 
 _GAP: Final = "  "
 #: Light modules around a QR code.
@@ -66,6 +67,25 @@ class Show:
             "Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:"
         )
         self._err.print(escape(address), soft_wrap=True)
+
+    def identity_page(self, doing: str, address: str, device: str, *, enrolment: str = "") -> None:
+        """Ask the person to go on at a page of the broker; shown in every mode, since nothing goes on without it."""
+        self._err.print(f"{escape(clean(doing))}: open this page in your browser, and give its address to nobody.")
+        self._err.print(escape(clean(address)), soft_wrap=True)
+        self._compared("Go on there only if it shows this:", device, enrolment)
+
+    def mail(self, address: str, device: str, *, again: bool) -> None:
+        """Say which mail to wait for; shown in every mode, since nothing goes on without it."""
+        told = "The mail of before still counts; it went to" if again else "A mail goes to"
+        self._err.print(f"{told} {escape(clean(address))}. Its link is good for 10 minutes in all, on any machine.")
+        self._compared("Confirm there only if the page shows this:", device, "")
+
+    def _compared(self, words: str, device: str, enrolment: str) -> None:
+        self._err.print(words)
+        self._err.print(f"{_GAP}device     {escape(clean(device))}")
+        if enrolment:
+            self._err.print(f"{_GAP}enrolment  {escape(clean(enrolment))}", soft_wrap=True)
+        self._err.print("Waiting … Ctrl-C stops this; the same command goes on where it was.")
 
     def pairing(self, code: str, pairing: str, link: str) -> None:
         """Show what a person carries to a master; shown in every mode, since nothing goes on without it."""
@@ -119,11 +139,19 @@ class Show:
         """
         if self._yes:
             return
-        if not sys.stdin.isatty():
-            raise DeviceError(Trouble.USAGE, f"nobody can be asked here; {instead}")
+        self.need_person(instead=instead)
         self._err.print(f"{escape(clean(question))} [y/N] ".replace("[y/N]", "\\[y/N]"), end="")
         if input().strip().lower() not in ("y", "yes"):
             raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")
+
+    def need_person(self, *, instead: str = "add --yes to agree beforehand") -> None:
+        """Return where `confirm` can ask somebody, or need not: to know it before anybody is kept waiting.
+
+        Raises:
+            DeviceError: `usage`.
+        """
+        if not self._yes and not sys.stdin.isatty():
+            raise DeviceError(Trouble.USAGE, f"nobody can be asked here; {instead}")
 
     def result(self, data: Mapping[str, object], text: Sequence[str] | None = None) -> None:
         """Print the result: the JSON document, or lines of text (by default `name: value`)."""
@@ -184,11 +212,18 @@ _ADVICE: Final[Mapping[str, str]] = {
     "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
     "operator_frozen": "A master or a restore froze everything: see agentkeys device list, then agentkeys unfreeze.",
     "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
-    "device_unknown": "The registry does not know this device yet; a master must run agentkeys agent add.",
+    "device_unknown": "The registry does not know this device yet; a master lets it in: agentkeys agent approve CODE.",
     "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",
     "proof_invalid": "This machine's clock may be off; it must be right to a minute.",
     "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",
     "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
+    "ceremony_ended": "Its ten minutes are over, or it was used. Run the command again to begin anew.",
+    "not_confirmed": "Run the command again to begin anew.",
+    "identity_not_offered": "Ask your host which identities this deployment takes.",
+    "invalid_evidence": "What was proved does not count here: too old, not the deployment's, or not taken by its host.",
+    "already_bound": "That identity or device has a tree already: a master of it can let this machine in.",
+    "rate_limited": "That was asked too often; wait a while.",
+    "mail_unreachable": "The broker could not hand the mail over; check the address, or try again later.",
     "k11_invalid": "A software K11 works only with a registry started with --allow-software-k11.",
 }
 
@@ -197,4 +232,6 @@ def _advice(error: DeviceError | KeyServiceError) -> str:
     words = _ADVICE.get(str(error.reason), "")
     if isinstance(error, KeyServiceError) and str(error.reason).startswith("cap_") and "server_time" in error.metadata:
         words += f" Server time: {clean(error.metadata['server_time'])} (Unix seconds)."
-    return words
+    if isinstance(error, KeyServiceError) and RETRY_AFTER in error.metadata:
+        words += f" Try again in {clean(error.metadata[RETRY_AFTER])} s."
+    return words.strip()

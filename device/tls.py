@@ -131,3 +131,15 @@ def peer_context(rule: PeerRule, *, ca_pem: str | None) -> PeerContext:
     except (ssl.SSLError, ValueError) as exc:
         raise DeviceError(Trouble.BAD_FILE, "the profile's ca is no certificate") from exc
     return context
+
+
+def unknown_peer_context() -> ssl.SSLContext:
+    """Return a context for a peer that nothing is known of yet: TLS 1.3, and no name or chain is checked.
+
+    For what is compared with a hash that came by another way, and is no secret.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -13,7 +13,6 @@ import httpx
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from device.errors import DeviceError, Trouble
-from device.tls import PeerContext
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 30.0
@@ -21,6 +20,7 @@ READ_TIMEOUT_S: Final = 30.0
 TOTAL_TIMEOUT_S: Final = 60.0
 #: A fetched value of 64 KiB is sealed and coded twice; a page of audit rows is the longest answer.
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+_MAX_DIGITS: Final = 5  # of a Retry-After: a day
 _HEADERS: Final = {
     "Accept-Encoding": "identity",
     "Accept": "application/json, application/problem+json",
@@ -30,10 +30,14 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and body bytes of one HTTP answer; nothing in it has been verified."""
+    """Status and body bytes of one HTTP answer; nothing in it has been verified.
+
+    `retry_after_s` is what the part asks to wait before the next try, None where it says nothing.
+    """
 
     status: int
     body: bytes
+    retry_after_s: int | None = None
 
     def json(self) -> object:
         """Return the parsed body. Raises `answer_not_trusted`."""
@@ -59,16 +63,21 @@ def _named_errors(origin: str) -> Iterator[None]:
         raise DeviceError(Trouble.USAGE, f"{origin}: no such address") from exc
 
 
+def _seconds(value: str) -> int | None:
+    """A Retry-After in seconds; its other form, a date, is not used by our parts."""
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS else None
+
+
 def _timeout(read_s: float) -> httpx.Timeout:
     return httpx.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
 
 
 class Channel:
-    """Requests to one origin over connections whose peer was checked."""
+    """Requests to one origin over connections whose peer was checked by `context` (see `device.tls`)."""
 
     __slots__ = ("_client", "origin")
 
-    def __init__(self, origin: str, context: PeerContext) -> None:
+    def __init__(self, origin: str, context: ssl.SSLContext) -> None:
         self.origin = origin
         self._client = httpx.Client(
             base_url=origin,
@@ -118,7 +127,8 @@ class Channel:
         with _named_errors(self.origin):
             response = self._client.send(request, stream=True)
             try:
-                return Answer(response.status_code, self._body(response, started + TOTAL_TIMEOUT_S))
+                body = self._body(response, started + TOTAL_TIMEOUT_S)
+                return Answer(response.status_code, body, _seconds(response.headers.get("retry-after", "")))
             finally:
                 response.close()
 

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from agentkeys_core.encoding import hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -14,7 +14,7 @@ from agentkeys_runtime.identity import CallerRole
 from agentkeys_runtime.logs import configure
 from signer import oidc, profile_file
 from signer.adapters.database import Database, StateError, read_meta
-from signer.cli_options import ConfigOption, JsonOption, PassphraseFd, PassphraseFile, print_facts
+from signer.cli_options import PATH, config_option, json_option, passphrase_options, print_facts
 from signer.cli_state import backup, journal_app, restore_command
 from signer.config import SignerConfig, UnsealConfig, origin_or_value_error
 from signer.hardening import HardeningError, harden
@@ -46,22 +46,16 @@ _EXPECTED: Final = (
 _K3_FILE_LIMIT: Final = 128  # bytes
 _ROTATE_S: Final = 60.0  # longer than every wait of a rotation together
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Keeps K3, and answers broker and workers alone.",
-)
-oidc_app = typer.Typer(no_args_is_help=True, help="What the host publishes at the issuer's origin.")
-app.add_typer(oidc_app, name="oidc")
-app.add_typer(journal_app, name="journal")
-app.command(short_help="Copy vault and state, also while serving.")(backup)
-app.command("restore", short_help="Put a backup in force; everybody is frozen then.")(restore_command)
+app = click.Group("agentkeys-signer", help="Keeps K3, and answers broker and workers alone.")
+oidc_app = click.Group("oidc", help="What the host publishes at the issuer's origin.")
+for _command in (oidc_app, journal_app, backup, restore_command):
+    app.add_command(_command)
 
 
 @app.command(short_help="Make a vault with a new master secret, and the state file.")
-def init(config: ConfigOption, passphrase_file: PassphraseFile = None, passphrase_fd: PassphraseFd = None) -> None:
+@config_option
+@passphrase_options
+def init(*, config: Path, passphrase_file: Path | None, passphrase_fd: int | None) -> None:
     """Make a vault with a new master secret, and the state file. Nothing is ever overwritten."""
     harden()
     found = load_config(config, SignerConfig)
@@ -73,15 +67,16 @@ def init(config: ConfigOption, passphrase_file: PassphraseFile = None, passphras
 
 
 @app.command("import-k3", short_help="Like init, with an existing master secret.")
+@config_option
+@click.argument("secret_file", type=PATH, required=False)
+@passphrase_options
 def import_k3(
-    config: ConfigOption,
-    secret_file: Annotated[
-        Path | None, typer.Argument(help="32 bytes or 64 hex digits, mode 0600; else asked for.")
-    ] = None,
-    passphrase_file: PassphraseFile = None,
-    passphrase_fd: PassphraseFd = None,
+    *, config: Path, secret_file: Path | None, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> None:
-    """Like init, with an existing development master secret as K3 of epoch 1: every address stays."""
+    """Like init, with an existing development master secret as K3 of epoch 1: every address stays.
+
+    SECRET_FILE holds 32 bytes or 64 hex digits, mode 0600; without it the secret is asked for.
+    """
     harden()
     found = load_config(config, SignerConfig)
     if ensure_key_file(found):
@@ -98,14 +93,17 @@ def import_k3(
 
 
 @app.command("serve", short_help="Serve until SIGTERM.")
+@config_option
+@passphrase_options
+@click.option("--allow-software-k11", is_flag=True, help="Development: let software authenticators be enrolled.")
+@click.option("--verbose", is_flag=True, help="Log served calls as well as refused ones.")
 def serve_command(
-    config: ConfigOption,
-    passphrase_file: PassphraseFile = None,
-    passphrase_fd: PassphraseFd = None,
-    allow_software_k11: Annotated[
-        bool, typer.Option(help="Development: let software authenticators be enrolled.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option(help="Log served calls as well as refused ones.")] = False,
+    *,
+    config: Path,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    allow_software_k11: bool,
+    verbose: bool,
 ) -> None:
     """Serve until SIGTERM; prints `ready HOST:PORT` once calls are answered."""
     harden()
@@ -117,7 +115,9 @@ def serve_command(
 
 
 @app.command(short_help="Say how the signer is.")
-def status(config: ConfigOption, as_json: JsonOption = False) -> None:
+@config_option
+@json_option
+def status(*, config: Path, as_json: bool) -> None:
     """Say how the signer is: asks the one that serves, else reads its state file."""
     found = load_config(config, SignerConfig)
     try:
@@ -139,28 +139,29 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 @app.command(short_help="Make the serving signer forget every secret.")
-def seal(config: ConfigOption) -> None:
+@config_option
+def seal(*, config: Path) -> None:
     """Make the serving signer forget every secret; only a new start opens the vault again."""
     print_facts(_asked(load_config(config, SignerConfig), "seal"), as_json=False)
 
 
 @app.command("clock-reset", short_help="Reset the high-water mark of time.")
-def clock_reset(config: ConfigOption) -> None:
+@config_option
+def clock_reset(*, config: Path) -> None:
     """Reset the signer's high-water mark of time, after the longest window; nothing is served until then."""
     print_facts(_asked(load_config(config, SignerConfig), "clock-reset"), as_json=False)
 
 
 @app.command(short_help="Advance K3 to a new epoch, in two steps.")
-def rotate(
-    config: ConfigOption,
-    prepare: Annotated[bool, typer.Option("--prepare", help="Generate the next epoch, write its public keys.")] = False,
-    commit: Annotated[bool, typer.Option("--commit", help="Make the prepared epoch current.")] = False,
-    out: Annotated[Path | None, typer.Option(help="With --prepare: folder that the issuer's origin serves.")] = None,
-    as_json: JsonOption = False,
-) -> None:
+@config_option
+@click.option("--prepare", is_flag=True, help="Generate the next epoch, write its public keys.")
+@click.option("--commit", is_flag=True, help="Make the prepared epoch current.")
+@click.option("--out", type=PATH, help="With --prepare: folder that the issuer's origin serves.")
+@json_option
+def rotate(*, config: Path, prepare: bool, commit: bool, out: Path | None, as_json: bool) -> None:
     """Advance K3 to a new epoch: prepare, publish the files, commit. At most once an hour, while the signer serves."""
     if prepare == commit or prepare != (out is not None):
-        raise typer.BadParameter("either --prepare with --out FOLDER, or --commit")
+        raise click.UsageError("either --prepare with --out FOLDER, or --commit")
     found = load_config(config, SignerConfig)
     if commit:
         print_facts(_asked(found, "rotate-commit", timeout_s=_ROTATE_S), as_json=as_json)
@@ -174,12 +175,11 @@ def rotate(
 
 
 @app.command("rewrap-window", short_help="Let workers re-wrap envelopes for a while.")
-def rewrap_window(
-    config: ConfigOption,
-    minutes: Annotated[int | None, typer.Option(min=1, help="Open the window for so long (at most 240).")] = None,
-    close: Annotated[bool, typer.Option("--close", help="Close it now.")] = False,
-    as_json: JsonOption = False,
-) -> None:
+@config_option
+@click.option("--minutes", type=click.IntRange(min=1), help="Open the window for so long (at most 240).")
+@click.option("--close", is_flag=True, help="Close it now.")
+@json_option
+def rewrap_window(*, config: Path, minutes: int | None, close: bool, as_json: bool) -> None:
     """Let workers re-wrap envelopes under the current epoch for a while; without options, say how long still."""
     if close and minutes is not None:
         raise ConfigError("--minutes opens the window and --close closes it")
@@ -188,28 +188,35 @@ def rewrap_window(
 
 
 @app.command(short_help="Undo a first bind by e-mail.")
-def annul(
-    config: ConfigOption,
-    operator: Annotated[str, typer.Argument(metavar="OMNI", help="The operator's omni, 64 hex digits.")],
-    as_json: JsonOption = False,
-) -> None:
+@config_option
+@click.argument("operator", metavar="OMNI")
+@json_option
+def annul(*, config: Path, operator: str, as_json: bool) -> None:
     """Undo a first bind by e-mail that the wrong person made; refused once anything was released to it.
 
-    Its devices are revoked for ever, and the identity may bind again.
+    OMNI is the operator's, 64 hex digits. Its devices are revoked for ever, and the identity may bind again.
     """
     omni = hex_decode(operator.lower(), length=32, reason=Reason.INVALID_OMNI)
     print_facts(_asked(load_config(config, SignerConfig), "annul", operator=omni.hex()), as_json=as_json)
 
 
 @app.command(short_help="Write the profile that devices take; print its hash.")
-def profile(  # noqa: PLR0917  # typer passes them by name
-    config: ConfigOption,
-    out: Annotated[Path, typer.Option(help="File to write the profile to.")],
-    ca: Annotated[Path | None, typer.Option(help="Root certificate, PEM.")] = None,
-    broker: Annotated[str | None, typer.Option(help="Origin of the broker.")] = None,
-    issuer: Annotated[str | None, typer.Option(help="Origin of the issuer.")] = None,
-    worker: Annotated[list[str] | None, typer.Option(help="class=origin, once for each class.")] = None,
-    as_json: JsonOption = False,
+@config_option
+@click.option("--out", type=PATH, required=True, help="File to write the profile to.")
+@click.option("--ca", type=PATH, help="Root certificate, PEM.")
+@click.option("--broker", help="Origin of the broker.")
+@click.option("--issuer", help="Origin of the issuer.")
+@click.option("--worker", multiple=True, help="class=origin, once for each class.")
+@json_option
+def profile(
+    *,
+    config: Path,
+    out: Path,
+    ca: Path | None,
+    broker: str | None,
+    issuer: str | None,
+    worker: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Write the profile that devices take, and print its hash, which each user compares once."""
     found = load_config(config, SignerConfig)
@@ -219,7 +226,7 @@ def profile(  # noqa: PLR0917  # typer passes them by name
             registry_id = read_meta(conn).registry_id
     finally:
         database.close()
-    workers = profile_file.parse_workers(worker or [])
+    workers = profile_file.parse_workers(list(worker))
     composed = profile_file.compose(
         found, registry_id=registry_id, ca=ca, broker=broker, issuer=issuer, workers=workers
     )
@@ -228,14 +235,14 @@ def profile(  # noqa: PLR0917  # typer passes them by name
 
 
 @oidc_app.command("export", short_help="Write discovery and both key sets.")
+@click.argument("folder", type=PATH)
+@config_option
+@click.option("--issuer", help="Origin of the issuer; by default as configured.")
+@passphrase_options
 def oidc_export(
-    folder: Annotated[Path, typer.Argument(help="Folder that the issuer's origin serves.")],
-    config: ConfigOption,
-    issuer: Annotated[str | None, typer.Option(help="Origin of the issuer; by default as configured.")] = None,
-    passphrase_file: PassphraseFile = None,
-    passphrase_fd: PassphraseFd = None,
+    *, folder: Path, config: Path, issuer: str | None, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> None:
-    """Write discovery and both key sets below FOLDER, replacing what an earlier export wrote."""
+    """Write discovery and both key sets below FOLDER, which the issuer's origin serves; replaces an earlier export."""
     harden()
     found = load_config(config, SignerConfig)
     origin = issuer or found.issuer_origin

@@ -1,16 +1,26 @@
-"""Options that several commands of `agentkeys-signer` share."""
+"""Options that several commands of `agentkeys-signer` share.
+
+The command line of the services is Click, which needs nothing else: Typer loads Pydantic to read an option, 11 MiB in
+the process that holds K3 (docs/adr/0038).
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Any, Final
 
-import typer
+import click
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="signer.toml")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="File with the passphrase, mode 0600.")]
-PassphraseFd = Annotated[int | None, typer.Option(help="Open descriptor to read the passphrase from.")]
+PATH: Final = click.Path(path_type=Path)
+config_option: Final = click.option("--config", type=PATH, required=True, help="signer.toml")
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def passphrase_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `passphrase_file` and `passphrase_fd`, both None where they are not named."""
+    by_file = click.option("--passphrase-file", type=PATH, help="File with the passphrase, mode 0600.")
+    by_fd = click.option("--passphrase-fd", type=int, help="Open descriptor to read the passphrase from.")
+    return by_file(by_fd(command))
 
 
 def print_facts(facts: Mapping[str, object], *, as_json: bool) -> None:

@@ -3,14 +3,14 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
 from agentkeys_runtime.config import load_config
 from signer.adapters.journal_file import replay
 from signer.backup import back_up
-from signer.cli_options import ConfigOption, JsonOption, PassphraseFd, PassphraseFile, print_facts
+from signer.cli_options import PATH, config_option, json_option, passphrase_options, print_facts
 from signer.clock import SystemClock
 from signer.config import SignerConfig
 from signer.hardening import harden
@@ -27,19 +27,23 @@ TAMPERED: Final = 3
 _HASH_DIGITS: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
 
-journal_app = typer.Typer(no_args_is_help=True, help="The hash-chained journal.")
+journal_app = click.Group("journal", help="The hash-chained journal.")
 
 
 @journal_app.command("verify")
-def verify(  # noqa: PLR0917  # typer passes them by name
-    config: ConfigOption,
-    state: Annotated[Path | None, typer.Option(help="Another state file, e.g. a copy.")] = None,
-    known_head: Annotated[
-        str | None, typer.Option(help="NUMBER:HASH of a line that is known from an earlier run or from status.")
-    ] = None,
-    passphrase_file: PassphraseFile = None,
-    passphrase_fd: PassphraseFd = None,
-    as_json: JsonOption = False,
+@config_option
+@click.option("--state", type=PATH, help="Another state file, e.g. a copy.")
+@click.option("--known-head", help="NUMBER:HASH of a line that is known from an earlier run or from status.")
+@passphrase_options
+@json_option
+def verify(
+    *,
+    config: Path,
+    state: Path | None,
+    known_head: str | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    as_json: bool,
 ) -> None:
     """Replay the journal and every audit row. Exit 0: as written; 3: tampered, named by position; 1: not checked.
 
@@ -59,18 +63,20 @@ def verify(  # noqa: PLR0917  # typer passes them by name
                 print_facts(facts, as_json=True)
             else:
                 print(f"agentkeys-signer: {fault}", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(TAMPERED) from fault
+            raise click.exceptions.Exit(TAMPERED) from fault
     head = f"{report.head.sequence}:{report.head.hash.hex()}"
     print_facts({"ok": True, "lines": report.lines, "rows": report.rows, "head": head}, as_json=as_json)
 
 
-def backup(
-    config: ConfigOption,
-    folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
-    passphrase_file: PassphraseFile = None,
-    passphrase_fd: PassphraseFd = None,
-) -> None:
-    """Copy vault and state into FOLDER, consistently, also while the signer serves. What unseals them is not copied."""
+@click.command(short_help="Copy vault and state, also while serving.")
+@config_option
+@click.argument("folder", type=PATH)
+@passphrase_options
+def backup(*, config: Path, folder: Path, passphrase_file: Path | None, passphrase_fd: int | None) -> None:
+    """Copy vault and state into FOLDER, which must not exist yet, consistently, also while the signer serves.
+
+    What unseals them is not copied.
+    """
     harden()
     found = load_config(config, SignerConfig)
     try:
@@ -84,14 +90,18 @@ def backup(
     print_facts({"backup": str(folder)}, as_json=False)
 
 
+@click.command("restore", short_help="Put a backup in force; everybody is frozen then.")
+@config_option
+@click.argument("folder", type=PATH)
+@passphrase_options
+@json_option
 def restore_command(
-    config: ConfigOption,
-    folder: Annotated[Path, typer.Argument(help="Folder that `backup` made.")],
-    passphrase_file: PassphraseFile = None,
-    passphrase_fd: PassphraseFd = None,
-    as_json: JsonOption = False,
+    *, config: Path, folder: Path, passphrase_file: Path | None, passphrase_fd: int | None, as_json: bool
 ) -> None:
-    """Put a backup in force: new incarnation, earlier requests void, every user frozen until a master unfreezes."""
+    """Put the backup in FOLDER in force: new incarnation, earlier requests void.
+
+    Every user is frozen until a master unfreezes.
+    """
     harden()
     found = load_config(config, SignerConfig)
     found.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,10 +114,10 @@ def restore_command(
 
 
 def parse_head(text: str) -> tuple[int, bytes]:
-    """Number and hash (32 bytes) of a journal line, as `verify` and `status` print them. Raises typer.BadParameter."""
+    """Number and hash (32 bytes) of a journal line, as `verify` and `status` print them. Raises click.BadParameter."""
     number, _, digest = text.partition(":")
     if not number.isascii() or not number.isdigit() or len(number) > 15 or int(number) < 1:  # noqa: PLR2004
-        raise typer.BadParameter("a head is NUMBER:HASH")
+        raise click.BadParameter("a head is NUMBER:HASH")
     if len(digest) != _HASH_DIGITS or not _HEX.issuperset(digest):
-        raise typer.BadParameter("the hash of a head is 64 lower-case hex digits")
+        raise click.BadParameter("the hash of a head is 64 lower-case hex digits")
     return int(number), bytes.fromhex(digest)

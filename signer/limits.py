@@ -13,6 +13,9 @@ from agentkeys_core.errors import KeyServiceError, Reason
 
 #: Buckets kept at once; the least recently used goes first. An attacker who could fill this many holds as many devices.
 _CAPACITY: Final = 65_536
+#: Requests that were charged, remembered so that none is charged twice.
+_CHARGED: Final = 32_768
+_NAME_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +59,29 @@ class TokenBuckets:
 
 
 class Recent:
-    """The last so many names, each once. Safe for many threads."""
+    """The last so many SHA-256 digests, and up to as many before them. Safe for many threads.
+
+    Only 8 bytes of each are kept, for a third of the memory. Whoever finds two requests of their own that share these
+    has one call for nothing.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._names: OrderedDict[bytes, None] = OrderedDict()
+        self._now: set[int] = set()
+        self._before: set[int] = set()
 
-    def has(self, name: bytes) -> bool:
-        """Whether the name is among them."""
-        return name in self._names
+    def has(self, digest: bytes) -> bool:
+        """Whether the digest is among them."""
+        name = int.from_bytes(digest[:_NAME_BYTES])
+        return name in self._now or name in self._before
 
-    def add(self, name: bytes) -> None:
-        """Remember one more; the oldest is forgotten."""
+    def add(self, digest: bytes) -> None:
+        """Remember one more; the oldest are forgotten."""
         with self._lock:
-            self._names[name] = None
-            if len(self._names) > self._capacity:
-                self._names.popitem(last=False)
+            self._now.add(int.from_bytes(digest[:_NAME_BYTES]))
+            if len(self._now) >= self._capacity:
+                self._before, self._now = self._now, set()
 
 
 class Limits:
@@ -81,7 +90,7 @@ class Limits:
     def __init__(self, *, certificate: Rate, device: Rate, monotonic: Callable[[], float]) -> None:
         self._certificates = TokenBuckets(certificate, monotonic)
         self._devices = TokenBuckets(device, monotonic)
-        self._charged = Recent(_CAPACITY)
+        self._charged = Recent(_CHARGED)
 
     def charge_certificate(self, fingerprint: str) -> None:
         """Count one call of this certificate. Raises rate_limited."""

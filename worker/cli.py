@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Final
 
-import typer
+import click
 
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_runtime.config import ConfigError, load_config
@@ -12,26 +12,25 @@ from agentkeys_runtime.logs import configure
 from worker.app import rewrap, run
 from worker.config import WorkerConfig
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.callback()
-def root() -> None:
-    """Keeps credentials for devices: verifies every request by itself, holds no key at rest."""
+app = click.Group(
+    "agentkeys-worker",
+    help="Keeps credentials, memories or audit rows for devices: verifies every request itself, holds no key at rest.",
+)
+_config: Final = click.option("--config", type=click.Path(path_type=Path), required=True, help="worker.toml")
 
 
 @app.command("serve", short_help="Serve until SIGTERM.")
-def serve_command(
-    config: Annotated[Path, typer.Option("--config", help="worker.toml")],
-    verbose: Annotated[bool, typer.Option(help="Log health checks as well.")] = False,
-) -> None:
+@_config
+@click.option("--verbose", is_flag=True, help="Log health checks as well.")
+def serve_command(*, config: Path, verbose: bool) -> None:
     """Serve until SIGTERM; prints `ready https://HOST:PORT` once requests are taken."""
     configure("worker", level=10 if verbose else 20)
     run(load_config(config, WorkerConfig))
 
 
 @app.command("rewrap", short_help="Bring stored objects under the current epoch.")
-def rewrap_command(config: Annotated[Path, typer.Option("--config", help="worker.toml")]) -> None:
+@_config
+def rewrap_command(*, config: Path) -> None:
     """Bring every stored object under the current key epoch, while the signer's host keeps its window open.
 
     May run beside the serving worker, and again after a crash. Exit 1 where something was left as it is.

@@ -58,6 +58,11 @@ class Provider:
     def __repr__(self) -> str:
         return f"<Provider {self._settings.issuer}>"
 
+    @property
+    def client_id(self) -> str:
+        """See the port."""
+        return self._settings.client_id
+
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """See the port."""
         endpoint = self._discovered()["authorization_endpoint"]

@@ -64,9 +64,9 @@ class OidcDesk:
         self._providers = providers
 
     @property
-    def issuers(self) -> tuple[str, ...]:
-        """The providers that can be asked."""
-        return tuple(self._providers)
+    def clients(self) -> Mapping[str, str]:
+        """Our client id at each provider that can be asked, by its issuer: a device's nonce names it."""
+        return {issuer: provider.client_id for issuer, provider in self._providers.items()}
 
     def begin(self, claim: Claim, *, issuer: str, nonce: str) -> OidcBegun:
         """Begin for the device that signed `claim` over a challenge of ours; `nonce` is what the ID token shall carry.

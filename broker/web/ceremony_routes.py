@@ -37,6 +37,7 @@ CEREMONY: Final = closed(
     },
     optional=("evidence", "id_token", "page", "passkey"),
 )
+_ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
 STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
 
@@ -143,16 +144,16 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             proof="sign-in",
             price=CEREMONY_PRICE,
             body_limit=_BODY_LIMIT,
-            request=closed({"issuer": {"type": "string", "enum": list(desk.issuers)}, "nonce": B64U32}),
+            request=closed({"issuer": {"type": "string", "enum": list(desk.clients)}, "nonce": B64U32}),
             response=CEREMONY,
         ),
         Endpoint(
             method="GET",
             path="/v1/identity/oidc/issuers",
-            summary="The providers that can be asked.",
-            handler=lambda _: {"issuers": list(desk.issuers)},
+            summary="The providers that can be asked, and the client that a nonce for each must name.",
+            handler=lambda _: {"issuers": [{"client_id": of, "issuer": at} for at, of in desk.clients.items()]},
             price=0,
-            response=closed({"issuers": {"type": "array", "items": {"type": "string"}}}),
+            response=closed({"issuers": {"type": "array", "items": _ISSUER}}),
         ),
         Endpoint(
             method="GET",

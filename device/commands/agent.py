@@ -1,4 +1,4 @@
-"""`agent add | approve | list`, `scope set`."""
+"""`agent invite | add | approve | list`, `scope set`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from device.home import read_public_file
 from device.pairing import MAX_OFFER_BYTES, Offer
 from device.pairing_desk import Claimed, MasterSide, fingerprint
 from device.pairing_link import SCHEME, PairingLink
+from device.profile_source import invitation
 from device.session import Device
 from device.show import Show
 
@@ -31,10 +32,27 @@ PairingHashOption = Annotated[
 ]
 
 
+@app.command("invite", short_help="Print the line to run on a new agent's machine.")
+def invite_command(
+    context: typer.Context,
+    *,
+    label: Annotated[str | None, typer.Option("--label", help="1 to 32 of a-z, 0-9 and -.")] = None,
+    services: ServicesOption = None,
+) -> None:
+    """Print the line to run on a new agent's machine: it names the profile, its hash and this operator alone.
+
+    Nothing in it is secret, and nothing is let in by it: the machine then shows a code for agentkeys agent approve.
+    """
+    names = checked_services(services or ())
+    with opened(context) as device:
+        line = invitation(device, label=label, services=names)
+        device.show.result({"command": line}, [line])
+
+
 @app.command("add")
 def add_command(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The offer that agentkeys pair wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The offer that agentkeys pair --out wrote.")],
     *,
     label: Annotated[str, typer.Option("--label", help="1 to 32 of a-z, 0-9 and -.")],
     services: ServicesOption = None,

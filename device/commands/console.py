@@ -5,7 +5,6 @@ from typing import Final
 
 import typer
 
-from agentkeys_core.k11 import K11_PORT
 from device.commands.context import options
 from device.console.site import Console
 from device.errors import DeviceError, Trouble
@@ -22,10 +21,10 @@ def console(context: typer.Context) -> None:
     with Home.open(chosen.home) as home:
         identity = Identity.load(home)
         if identity is None or identity.part is not Part.MASTER:
-            raise DeviceError(Trouble.K11_MISSING, "the console is for a master's device")
-        site = Console(home)
+            raise DeviceError(Trouble.USAGE, "the console is for a master's device, and this is none")
+        site = Console(home, chosen.show)
         try:
-            with serving(site, K11_PORT) as address:
+            with serving(site) as address:
                 chosen.show.console_page(address)
                 ended = threading.Event()
                 while not ended.wait(_LOOK_S):  # a Ctrl-C that comes just before an endless wait begins is lost in it

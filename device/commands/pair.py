@@ -11,7 +11,7 @@ from agentkeys_core.encoding import hex_encode
 from device.agents import checked_services
 from device.commands.agent import ServicesOption
 from device.commands.context import options
-from device.commands.setup import ProfileHashOption, ProfileOption
+from device.commands.init import ProfileHashOption, ProfileOption
 from device.errors import DeviceError, Trouble
 from device.home import Home, write_new_file
 from device.k11.port import K11Kind
@@ -48,6 +48,7 @@ def pair(
     """On a new machine: make its key, and have a master let it in.
 
     Shows a code for agentkeys agent approve and a pairing hash to compare there, waits, and asks before it agrees.
+    The whole line for it, with the profile's address and hash, comes from a master: agentkeys agent invite.
     """
     chosen = options(context)
     named = None if operator is None else hex_argument(operator, "--operator", length=32)

@@ -9,7 +9,7 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import Intent
 from device.k11.browser import BrowserAuthenticator
-from device.k11.page import TIMEOUT_S, Ceremony, Task
+from device.k11.page import DECLINED, TIMEOUT_S, Ceremony, Task, run_ceremony
 from device.k11.port import Authenticator, K11Kind, K11Record
 from device.k11.software import BANNER, SoftwareAuthenticator
 from device.session import Device
@@ -24,10 +24,11 @@ Work = Callable[["Job", Device], Sequence[str]]
 class Job:
     """One piece of work. What is asked, said and reached is read by the pages."""
 
-    def __init__(self, home: Home, work: Work, *, k11: bool) -> None:
+    def __init__(self, home: Home, work: Work, *, k11: bool, terminal: Show) -> None:
         record = K11Record.load(home)
         self.said: list[str] = []
-        self.waiting = self.compare = ""
+        self.terminal = terminal
+        self.waiting = self.compare = self.window = ""
         self.result: Sequence[str] | None = None
         self.error: DeviceError | KeyServiceError | None = None
         self.ended = False
@@ -57,13 +58,22 @@ class Job:
             self._changed.wait_for(lambda: self.ended or self.question is not None or bool(self.waiting), SETTLE_S)
 
     def ask(self, task: Task) -> None:
-        """Have the person answer in the browser. Raises `declined` or `k11_timeout`."""
+        """Have the person answer on the console's own page. Raises `declined` or `k11_timeout`."""
         ceremony = Ceremony(task=task)
-        self._tell(ceremony)
-        if self._stopped.is_set():
-            ceremony.judge(b'{"declined":true}')
         try:
+            self._tell(ceremony)
             ceremony.wait(TIMEOUT_S)
+        finally:
+            self._tell(None)
+
+    def touch(self, task: Task) -> None:
+        """Have the person approve on K11's page, which has an origin of its own, in a window of its own.
+
+        Raises `declined`, `k11_timeout` or `k11_page_unavailable`.
+        """
+        ceremony = Ceremony(task=task)
+        try:
+            run_ceremony(ceremony, lambda address: self._tell(ceremony, address))
         finally:
             self._tell(None)
 
@@ -83,14 +93,16 @@ class Job:
         self._stopped.set()
         question = self._ceremony
         if question is not None:
-            question.judge(b'{"declined":true}')
+            question.judge(DECLINED)
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, SETTLE_S)
 
-    def _tell(self, ceremony: Ceremony | None) -> None:
+    def _tell(self, ceremony: Ceremony | None, window: str = "") -> None:
         with self._changed:
-            self._ceremony = ceremony
+            self._ceremony, self.window = ceremony, window
             self._changed.notify_all()
+        if ceremony is not None and self._stopped.is_set():
+            ceremony.judge(DECLINED)
 
     def _run(self) -> None:
         try:
@@ -114,7 +126,7 @@ class _JobDevice(Device):
     def authenticator(self, kind: K11Kind) -> Authenticator:
         if kind is K11Kind.SOFTWARE:
             return SoftwareAuthenticator(self.home)
-        return BrowserAuthenticator(self.show.k11_page, ceremony=self.job.ask)
+        return BrowserAuthenticator(self.show.k11_page, ceremony=self.job.touch)
 
 
 class PageShow(Show):
@@ -142,8 +154,9 @@ class _JobShow(PageShow):
         self._intent: Intent | None = None
 
     def signing(self, intent: Intent) -> None:
-        """Keep it for the question that follows."""
+        """Keep it for the question that follows, and show it where no page can change it."""
         self._intent = intent
+        self._job.terminal.signing(intent)
 
     def software_k11(self) -> None:
         """Say that K11 is a toy."""

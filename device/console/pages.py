@@ -1,6 +1,5 @@
 """The console's pages, rendered here and nowhere else: escaped by default, put into the shell by its own script."""
 
-import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
@@ -11,7 +10,7 @@ from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.evidence import Assurance, Evidence
 from agentkeys_core.k11 import SOFTWARE_ORIGIN, origin_hash
 from agentkeys_core.registry import DeviceRecord, OperatorState, Role
-from device.agents import agents_of
+from device.agents import agents_of, device_name
 from device.audit_trail import Export, Verdict
 from device.console.job import Job
 from device.console.trail import kinds_of, trail_rows
@@ -54,17 +53,13 @@ def _k11(record: DeviceRecord) -> str:
     return "a security key, or the authenticator built into its machine"
 
 
-def _name(record: DeviceRecord) -> str:
-    return "master" if record.label is None else f"agent {record.label}/{record.generation}"
-
-
 def _device(record: DeviceRecord, own: bytes) -> dict[str, object]:
     return {
         "evidence": f"{_EVIDENCE[record.evidence]}, {_ASSURANCE[record.assurance]}",
         "fell": record.counter_fell,
         "hash": record.device_key_hash.hex(),
         "k11": _k11(record),
-        "name": _name(record),
+        "name": device_name(record),
         "own": record.device_key_hash == own,
         "revoked": record.revoked,
         "roles": [words for role, words in _ROLES if record.holds(role)],
@@ -138,8 +133,7 @@ def job_page(job: Job | None) -> Reply:
         return _page("nothing.html")
     question = job.question
     if question is not None:
-        task = question.task
-        return _page("question.html", task=task, options=json.dumps(dict(task.options)), said=job.said)
+        return _page("question.html", task=question.task, window=job.window, said=job.said)
     if not job.ended:
         return _page("waiting.html", words=job.waiting or "Broker and worker are asked …", code=job.compare)
     if job.error is not None:

@@ -9,7 +9,6 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from agentkeys_core.errors import KeyServiceError
-from agentkeys_core.k11 import K11_PORT
 from device.agents import state_now
 from device.audit_trail import export_own
 from device.console.actions import action_of, approval_of
@@ -18,10 +17,12 @@ from device.console.job import Job, PageShow, Work
 from device.console.pages import agents_page, devices_page, job_page, pair_page, refused_page, trail_page
 from device.errors import DeviceError, Trouble
 from device.home import Home
+from device.k11.page import DECLINED
 from device.local_web import JSON, Reply
 from device.pairing_desk import Claimed, MasterSide
 from device.pairing_link import SCHEME, PairingLink
 from device.session import Device
+from device.show import Show
 
 _PACKAGE: Final = "device.console"
 
@@ -33,13 +34,14 @@ class Console:
         "/": (_PACKAGE, "index.html"),
         "/console.css": (_PACKAGE, "console.css"),
         "/console.js": (_PACKAGE, "console.js"),
-        "/k11.js": ("device.k11", "k11.js"),
     }
 
-    def __init__(self, home: Home, *, port: int = K11_PORT) -> None:
+    stores = True  # the token, for as long as the tab lives
+
+    def __init__(self, home: Home, terminal: Show) -> None:
         self.token = secrets.token_urlsafe(32)
-        self.host = f"localhost:{port}"
         self._home = home
+        self._terminal = terminal
         self._lock = threading.Lock()  # one request works on the device at a time; jobs have devices of their own
         self._show = PageShow()
         self._device = Device.open(home, self._show)
@@ -101,6 +103,8 @@ class Console:
         question = None if job is None else job.question
         if job is None or question is None:
             return Reply(status=HTTPStatus.CONFLICT)
+        if job.window and body != DECLINED:
+            return Reply(status=HTTPStatus.CONFLICT)  # what K11 must approve is answered on its own page alone
         reply = question.judge(body)
         if reply.status is HTTPStatus.OK:
             job.settle()
@@ -142,7 +146,7 @@ class Console:
     def _start(self, work: Work, *, k11: bool) -> None:
         if self._job is not None and not self._job.stop():
             raise DeviceError(Trouble.USAGE, "Something else is being sent just now; wait a moment.")
-        self._job = Job(self._home, work, k11=k11)
+        self._job = Job(self._home, work, k11=k11, terminal=self._terminal)
         self._job.start()
 
     def _audit(self, query: Mapping[str, list[str]]) -> Reply:

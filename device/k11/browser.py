@@ -10,7 +10,7 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import Intent
 from device.k11.ceremony import read_assertion, read_creation
-from device.k11.page import TIMEOUT_S, Task, run_ceremony
+from device.k11.page import TIMEOUT_S, Ceremony, Task, run_ceremony
 from device.k11.port import K11Record
 from device.keys import SignedDigest
 
@@ -18,7 +18,7 @@ _ES256: Final = -7
 
 
 class BrowserAuthenticator:
-    """Asks on the device's own page, `http://localhost:8722`, or by `ceremony` where the console has that page."""
+    """Asks on the device's own page, `http://localhost:8722`; `ceremony` in its place has the console open that."""
 
     __slots__ = ("_announce", "_ceremony", "_port", "_timeout_s")
 
@@ -90,4 +90,4 @@ class BrowserAuthenticator:
     def _run(self, task: Task) -> None:
         if self._ceremony is not None:
             return self._ceremony(task)
-        return run_ceremony(task, self._announce, port=self._port, timeout_s=self._timeout_s)
+        return run_ceremony(Ceremony(task=task), self._announce, port=self._port, timeout_s=self._timeout_s)

@@ -6,6 +6,7 @@ person is still there.
 
 import hmac
 import io
+from dataclasses import dataclass
 from typing import Final
 
 import cbor2
@@ -34,18 +35,32 @@ def _refuse(why: str) -> KeyServiceError:
     return KeyServiceError(_BAD, why)
 
 
-def _check_client_data(data: bytes, *, kind: str, challenge: bytes) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Whose assertion it must be: the credential, its key (x and y of 32 bytes), and where it is used.
+
+    `rp_id_hash` has 32 bytes; `origin` is that of the page which asked.
+    """
+
+    credential_id: bytes
+    x: bytes
+    y: bytes
+    origin: str
+    rp_id_hash: bytes
+
+
+def _check_client_data(data: bytes, *, kind: str, challenge: bytes, origin: str) -> None:
     members = strict_json(data, limit=_CLIENT_DATA_LIMIT, reason=_BAD)
     if not isinstance(members, dict) or members.get("type") != kind:
         raise _refuse("the answer is to another ceremony")
     if members.get("challenge") != b64u_encode(challenge):
         raise _refuse("the answer is to another challenge")
-    if members.get("origin") != K11Kind.BROWSER.origin or members.get("crossOrigin", False) is not False:
+    if members.get("origin") != origin or members.get("crossOrigin", False) is not False:
         raise _refuse("the answer comes from another page")
 
 
-def _check_flags(data: bytes) -> int:
-    if len(data) < _AAGUID_AT or not hmac.compare_digest(data[:_FLAGS_AT], RP_ID_HASH):
+def _check_flags(data: bytes, *, rp_id_hash: bytes = RP_ID_HASH) -> int:
+    if len(data) < _AAGUID_AT or not hmac.compare_digest(data[:_FLAGS_AT], rp_id_hash):
         raise _refuse("the key is for another relying party")
     flags = data[_FLAGS_AT]
     if not flags & _USER_PRESENT or not flags & _USER_VERIFIED:
@@ -75,7 +90,8 @@ def read_creation(obj: object, *, challenge: bytes) -> K11Record:
     """
     members = fields(obj, required=("attestation_object", "client_data_json", "credential_id"), reason=_BAD)
     parts = {name: b64u_decode(value, reason=_BAD) for name, value in members.items()}
-    _check_client_data(parts["client_data_json"], kind="webauthn.create", challenge=challenge)
+    origin = K11Kind.BROWSER.origin
+    _check_client_data(parts["client_data_json"], kind="webauthn.create", challenge=challenge, origin=origin)
     attestation = _cbor_items(parts["attestation_object"], 1)[0]
     data = attestation.get("authData") if isinstance(attestation, dict) else None
     if not isinstance(data, bytes):
@@ -110,16 +126,32 @@ def read_assertion(obj: object, *, challenge: bytes, record: K11Record) -> K11As
         KeyServiceError: `k11_invalid` or `unknown_fields`.
     """
     assertion = K11Assertion.parse(obj, malformed=_BAD, encoding=_BAD)
-    if not hmac.compare_digest(assertion.credential_id, record.credential_id):
+    expected = Expected(
+        credential_id=record.credential_id,
+        x=record.x,
+        y=record.y,
+        origin=K11Kind.BROWSER.origin,
+        rp_id_hash=RP_ID_HASH,
+    )
+    check_assertion(assertion, challenge=challenge, expected=expected)
+    return assertion
+
+
+def check_assertion(assertion: K11Assertion, *, challenge: bytes, expected: Expected) -> None:
+    """Return once that key is proven to have signed this challenge (32 bytes), at that page, with its user verified.
+
+    Raises:
+        KeyServiceError: `k11_invalid`.
+    """
+    if not hmac.compare_digest(assertion.credential_id, expected.credential_id):
         raise _refuse("another credential")
-    _check_client_data(assertion.client_data_json, kind="webauthn.get", challenge=challenge)
-    _check_flags(assertion.authenticator_data)
+    _check_client_data(assertion.client_data_json, kind="webauthn.get", challenge=challenge, origin=expected.origin)
+    _check_flags(assertion.authenticator_data, rp_id_hash=expected.rp_id_hash)
     numbers = ec.EllipticCurvePublicNumbers(
-        int.from_bytes(record.x, "big"), int.from_bytes(record.y, "big"), ec.SECP256R1()
+        int.from_bytes(expected.x, "big"), int.from_bytes(expected.y, "big"), ec.SECP256R1()
     )
     signed = assertion.authenticator_data + sha256(assertion.client_data_json)
     try:
         numbers.public_key().verify(assertion.signature, signed, ec.ECDSA(SHA256()))
     except (InvalidSignature, ValueError) as exc:
-        raise _refuse("not signed by this device's K11") from exc
-    return assertion
+        raise _refuse("not signed by that key") from exc

@@ -15,6 +15,8 @@ from device.errors import DeviceError, Trouble
 from device.local_web import JSON, MAX_ANSWER_BYTES, Reply, serving
 
 TIMEOUT_S: Final = 300.0
+#: The answer of whoever does not approve.
+DECLINED: Final = b'{"declined":true}'
 _PACKAGE: Final = "device.k11"
 
 
@@ -88,9 +90,10 @@ class _Site:
         "/page.css": (_PACKAGE, "page.css"),
     }
 
-    def __init__(self, ceremony: Ceremony, host: str) -> None:
+    stores = False
+
+    def __init__(self, ceremony: Ceremony) -> None:
         self.token = secrets.token_urlsafe(32)
-        self.host = host
         self._ceremony = ceremony
 
     def knows(self, method: str, target: str) -> bool:
@@ -104,12 +107,12 @@ class _Site:
 
 
 def run_ceremony(
-    task: Task, announce: Callable[[str], None], *, port: int = K11_PORT, timeout_s: float = TIMEOUT_S
+    ceremony: Ceremony, announce: Callable[[str], None], *, port: int = K11_PORT, timeout_s: float = TIMEOUT_S
 ) -> None:
-    """Serve the page until `task.accept` has taken an answer.
+    """Serve the page until its task has taken an answer.
 
     Args:
-        task: what to show, and who judges the answer.
+        ceremony: what to show, who judges the answer, and the way for others to end it.
         announce: is given the address to open, with a one-time token in its fragment (which browsers never send).
         port: the one that K11's origin names.
         timeout_s: how long a person may take.
@@ -117,7 +120,6 @@ def run_ceremony(
     Raises:
         DeviceError: `k11_page_unavailable` where the port is taken, `declined`, `k11_timeout`.
     """
-    ceremony = Ceremony(task=task)
-    with serving(_Site(ceremony, f"localhost:{port}"), port) as address:
+    with serving(_Site(ceremony), port) as address:
         announce(address)
         ceremony.wait(timeout_s)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
 
+import click.testing
 import httpx
-from typer.testing import CliRunner
+import typer.testing
 
 import broker.cli
 import certs.cli
@@ -117,10 +118,13 @@ class QuickStack(Stack):
 def _run(command: Sequence[str | Path]) -> subprocess.CompletedProcess[bytes]:
     """Run a command, in this process where it is one that keeps no K3."""
     _, _, module, *words = (str(part) for part in command)
-    commands = {"certs": certs.cli.app, "broker": broker.cli.app}
-    if module not in commands:
+    done: Any
+    if module == "certs":
+        done = typer.testing.CliRunner().invoke(certs.cli.app, words, catch_exceptions=False)
+    elif module == "broker":
+        done = click.testing.CliRunner().invoke(broker.cli.app, words, catch_exceptions=False)
+    else:
         return subprocess.run([str(part) for part in command], capture_output=True, check=True)
-    done = CliRunner().invoke(commands[module], words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return subprocess.CompletedProcess(words, 0, done.stdout_bytes, b"")
 
@@ -256,7 +260,7 @@ class Town:
 
     def device(self) -> Device:
         """A device of this deployment that nobody knows yet."""
-        profile = confirmed_profile(self.stack.profile, self.stack.profile_hash)
+        profile = confirmed_profile(str(self.stack.profile), self.stack.profile_hash)
         return self._open.enter_context(set_up(self._home(), profile, Show(as_json=True, yes=True)))
 
     def master(self) -> Member:
@@ -350,13 +354,16 @@ def town_in(
     settings: dict[str, str] | None = None,
     detours: dict[str, int] | None = None,
     bucket: bool = False,
+    broker_name: str = "",
     when_prepared: Callable[[dict[str, int]], None] = lambda _: None,
 ) -> Iterator[Town]:
     """Prepare and start a town, and end every process of it whatever happens.
 
     `when_prepared` gets the ports before anything runs.
     """
-    stack = QuickStack(root=root, settings=settings or {}, detours=detours or {}, bucket=bucket)
+    stack = QuickStack(
+        root=root, settings=settings or {}, detours=detours or {}, bucket=bucket, broker_name=broker_name
+    )
     stack.prepare()
     when_prepared(stack.ports)
     try:

@@ -1,7 +1,9 @@
 """The console in a real browser: every page, by pointer and by keyboard, dark and light, wide and narrow."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from agentkeys_core.k11 import K11_PORT
 from agentkeys_core.keys import DeviceKey
 from device.audit_trail import Export
 from device.home import Home
+from device.k11.page import Ceremony, Task, run_ceremony
 from device.pairing import shown
 from device.pairing_desk import MachineSide, fingerprint
 from device.setting_up import set_up
@@ -169,10 +172,10 @@ def test_the_trail_is_filtered_and_exported(page: Page, master: Person, tmp_path
 
 def test_without_the_token_there_is_nothing(context: BrowserContext, visitor: Visitor) -> None:
     page = context.new_page()
-    page.goto(visitor.origin)
+    page.goto(visitor.root + "/")
     expect(heading(page)).to_have_text("Open the address that your terminal shows")
     picture(page, "console-no-token")
-    page.goto(visitor.origin + "/#wrong")
+    page.goto(visitor.root + "/#wrong")
     page.reload()
     expect(heading(page)).to_have_text("Open the address that your terminal shows")
 
@@ -251,13 +254,13 @@ def test_everything_to_fill_in_has_a_name(page: Page, agent: Person) -> None:
 def enrolled_by_browser(page: Page, person: Person) -> Iterator[None]:
     """A master whose K11 is the page's authenticator."""
     words = [str(word) for word in (*person.profile_words(), "--wallet-key-file", person.wallet_file, "--yes")]
-    pattern = rf"http://localhost:{K11_PORT}/#\S{{43}}"
+    pattern = rf"http://localhost:{K11_PORT}/\S{{22}}/#\S{{43}}"
     with Terminal(person, "init", *words) as terminal:
         addresses: list[str] = []
         for button in ("Make the key", "Approve"):
             while len(addresses) == (button == "Approve"):
                 seen = terminal.until(rf"(?s)({pattern}.*){{{len(addresses) + 1}}}\s")
-                addresses = [word for word in seen.split() if word.startswith(f"http://localhost:{K11_PORT}/#")]
+                addresses = [word for word in seen.split() if word.startswith(f"http://localhost:{K11_PORT}/")]
             page.goto("about:blank")
             page.goto(addresses[-1])
             press(page, button)
@@ -266,12 +269,14 @@ def enrolled_by_browser(page: Page, person: Person) -> Iterator[None]:
     yield
 
 
-def test_the_console_asks_the_same_k11(context: BrowserContext, person: Callable[[str], Person]) -> None:
+def test_the_console_has_k11_asked_on_a_page_of_its_own(
+    context: BrowserContext, person: Callable[[str], Person]
+) -> None:
     made = person("by-browser")
-    page = context.new_page()
-    virtual_authenticator(context, page)
-    with enrolled_by_browser(page, made), console_at(made.home, port=K11_PORT) as visitor:
-        page.goto("about:blank")
+    touched = context.new_page()
+    virtual_authenticator(context, touched)
+    with enrolled_by_browser(touched, made), console_at(made.home) as visitor:
+        page = context.new_page()
         page.goto(visitor.address)
         press(page, "Freeze …")
         press(page, "Sign and send")  # which needs no K11
@@ -280,7 +285,103 @@ def test_the_console_asks_the_same_k11(context: BrowserContext, person: Callable
         expect(page.get_by_text("a security key, or the authenticator")).to_be_visible()
         press(page, "End the freeze …")
         expect(page.get_by_text("Digest, which your security key signs")).to_be_visible()
+        expect(page.get_by_role("link", name="Approve with K11 …")).to_be_focused()
         picture(page, "console-k11")
-        press(page, "Approve")
+        for answer in ({"confirmed": True}, {}, {"declined": False}):
+            assert visitor.post("/answer", answer).status_code == 409
+        press(page, "Decline")
+        expect(page.get_by_role("alert")).to_contain_text("declined")
+        open_page(page, "Devices")
+        press(page, "End the freeze …")
+        digest = page.get_by_text("Digest, which your security key signs").locator("code").inner_text()
+        with context.expect_page() as opened:
+            page.keyboard.press("Enter")
+        address = opened.value.url
+        assert address.startswith(f"http://localhost:{K11_PORT}/")
+        opened.value.close()
+        touched.goto("about:blank")  # the authenticator lives with its page
+        touched.goto(str(page.get_by_role("link", name="Approve with K11 …").get_attribute("href")))
+        expect(touched.locator("#digest")).to_have_text(digest)
+        press(touched, "Approve")
         expect(heading(page)).to_have_text("Done")
     assert made("whoami").data["frozen"] is False
+
+
+# --- somebody else had the port before --------------------------------------------------------------------------------
+
+WORKER = """
+self.addEventListener('install', () => self.skipWaiting());
+self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener('fetch', (event) => {
+  if (event.request.mode === 'navigate') {
+    const page = '<h1>Stolen</h1><script>fetch("task").then((r) => document.title = r.status)</script>';
+    event.respondWith(new Response(page, { headers: { 'Content-Type': 'text/html' } }));
+  }
+});
+"""
+REGISTERS = """<script>
+navigator.serviceWorker.register('/worker.js', { scope: '/' }).then(() => navigator.serviceWorker.ready)
+  .then(() => { document.title = 'left behind'; });
+</script>"""
+
+
+class Squatter(BaseHTTPRequestHandler):
+    """Leaves a service worker for the whole origin, and scripts that never grow old."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        script = self.path.endswith(".js")
+        body = (WORKER if self.path == "/worker.js" else "document.title = 'Stolen'" if script else REGISTERS).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/javascript" if script else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "public, max-age=31536000, immutable")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def squatted(context: BrowserContext, port: int) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", port), Squatter) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        page = context.new_page()
+        page.goto(f"http://localhost:{port}/")
+        page.wait_for_function("document.title === 'left behind'")
+        page.close()
+        server.shutdown()
+        thread.join()
+
+
+def test_what_others_left_at_k11s_port_never_serves_the_console(context: BrowserContext, master: Person) -> None:
+    squatted(context, K11_PORT)
+    with console_at(master.home) as visitor:
+        page = context.new_page()
+        page.goto(visitor.address)
+        expect(heading(page)).to_have_text("My devices")
+
+
+def test_what_others_left_at_k11s_port_ends_with_its_first_question(context: BrowserContext, master: Person) -> None:
+    squatted(context, K11_PORT)
+    task = Task(kind="get", title="A question", lines=(), digest="00", options={}, accept=lambda _: None)
+    ceremony = Ceremony(task=task)
+    opened: list[str] = []
+    told = threading.Event()
+
+    def announce(address: str) -> None:
+        opened.append(address)
+        told.set()
+
+    thread = threading.Thread(target=run_ceremony, args=(ceremony, announce))
+    thread.start()
+    assert told.wait(10)
+    page = context.new_page()
+    page.goto(opened[0])
+    expect(heading(page)).to_have_text("Stolen")  # so far it goes, and the terminal shows other words
+    page.wait_for_function("document.title === '403'")
+    page.goto("about:blank")
+    page.goto(opened[0])
+    expect(heading(page)).to_have_text("A question")
+    ceremony.judge(b"{}")
+    thread.join()

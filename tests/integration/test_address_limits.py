@@ -21,6 +21,7 @@ FREE = {
     "GET /identity/style.css",
     "GET /identity/passkey.js",
     "GET /v1/identity/oidc/issuers",
+    "GET /v1/profile",
 }
 
 

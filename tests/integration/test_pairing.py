@@ -6,7 +6,10 @@ import pytest
 
 from device.agents import add_agent
 from device.credentials import get, put
+from device.errors import DeviceError, Trouble
 from device.pairing_desk import MachineSide, MasterSide
+from device.profile_source import shared_profile
+from device.setting_up import confirmed_profile
 from tests.adversarial.town import Member, Town
 from tests.unit.device.console_kit import console_at
 
@@ -35,6 +38,15 @@ def test_a_machine_is_paired_and_reads(town: Town, master: Member) -> None:
     add_agent(master.device, side.offer(claimed), label="research", generation=0, services=claimed.services)
     assert machine.registered().label == "research"
     assert get(machine_device, "openrouter").value == b"value"
+
+
+def test_the_broker_serves_the_profile_to_whoever_knows_its_hash(town: Town, master: Member) -> None:
+    address = shared_profile(master.device)
+    assert address == f"{master.device.profile.broker}/v1/profile"
+    assert confirmed_profile(address, town.stack.profile_hash) == master.device.profile
+    with pytest.raises(DeviceError) as caught:
+        confirmed_profile(address, "00" * 32)
+    assert caught.value.reason is Trouble.PROFILE_HASH_MISMATCH
 
 
 def test_the_console_works_on_a_real_deployment(master: Member) -> None:

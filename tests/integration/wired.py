@@ -4,6 +4,7 @@ Their signer is a process of its own; so are the mail server and the OpenID prov
 registered, so that a test can sign what it asks as a real device does.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 import broker.app
 import worker.app
 from agentkeys_core.change_types import Freeze, SetScope
+from agentkeys_core.encoding import canonical_json
 from agentkeys_core.ops import Op
 from agentkeys_core.signing_bodies import SiweBody, TypedDataBody
 from agentkeys_runtime.config import load_config
@@ -71,12 +73,15 @@ def wired_services(folder: Path) -> Iterator[Wired]:
         memories.put(master.device, "kept", b"what its master reads")
         mail = stack.enter_context(MailServer(made(folder / "mail"), "starttls"))
         provider = stack.enter_context(OpenIdServer(folder=made(folder / "provider"), redirect_uri=REDIRECT))
+        profile = json.loads(town.stack.profile.read_text()) | {"broker": BROKER_ORIGIN}
+        (folder / "profile.json").write_bytes(canonical_json(profile))
         config = replace(
             load_config(town.stack.config("broker"), BrokerConfig),
             origin=BROKER_ORIGIN,  # passkeys need the name of a host
             quota=QuotaLimits(device_per_minute=PLENTY, user_per_minute=PLENTY),
             mail=mail_settings(mail),
             providers=(provider_settings(provider),),
+            profile=folder / "profile.json",
         )
         texts = written(town, agent)
         town.stack.stop("broker", *WORKERS)  # the applications take over what these processes kept

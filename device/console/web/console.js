@@ -1,14 +1,15 @@
 "use strict";
-// Loads the pages of this process with the token of the address, sends its forms, and asks the authenticator.
+// Loads the pages of this process with the token of the address, and sends its forms.
 
 const PAGES = ["devices", "agents", "pair", "audit", "job"];
+const BASE = location.pathname.replace(/\/$/, ""); // of this process: whatever lies elsewhere is not ours
 const main = document.getElementById("main");
 const message = document.getElementById("message");
 const given = location.hash.slice(1);
 if (given && !PAGES.includes(given.split("?")[0])) {
   // Out of the address bar and the history; kept for this tab and this port alone, which no cookie would be.
   sessionStorage.setItem("token", given);
-  history.replaceState(null, "", "/");
+  history.replaceState(null, "", location.pathname);
 }
 const token = sessionStorage.getItem("token") || "";
 let again = 0;
@@ -40,7 +41,7 @@ async function load() {
     if (link.getAttribute("href") === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const response = await fetch(`/page/${asked}`, { headers: headers() });
+  const response = await fetch(`${BASE}/page/${asked}`, { headers: headers() });
   if (response.status === 403) {
     tell("Open the address that your terminal shows");
     return;
@@ -60,7 +61,7 @@ async function go(page) {
 }
 
 async function send(path, body) {
-  const response = await fetch(path, {
+  const response = await fetch(BASE + path, {
     method: "POST",
     headers: { ...headers(), "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -89,14 +90,8 @@ async function working(element, words, work) {
   }
 }
 
-async function answered(kind, options) {
-  if (kind === "decline") return { declined: true };
-  if (kind === "confirm") return { confirmed: true };
-  return get(options);
-}
-
 async function download(link) {
-  const response = await fetch(link.dataset.download, { headers: headers() });
+  const response = await fetch(BASE + link.dataset.download, { headers: headers() });
   if (!response.ok) throw new Error(`refused (${response.status})`);
   const made = document.createElement("a");
   made.href = URL.createObjectURL(await response.blob());
@@ -125,9 +120,7 @@ document.addEventListener("click", (event) => {
   } else if (target.dataset.download) {
     working(target, "One moment …", () => download(target));
   } else {
-    const words = target.dataset.answer === "get" ? "Waiting for your security key …" : "One moment …";
-    working(target, words, async () =>
-      send("/answer", await answered(target.dataset.answer, JSON.parse(target.dataset.options || "{}"))));
+    working(target, "One moment …", () => send("/answer", { [target.dataset.answer]: true }));
   }
 });
 

@@ -4,7 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const token = location.hash.slice(1);
 // Out of the address bar and the history: the token is for this page alone.
-history.replaceState(null, "", "/");
+history.replaceState(null, "", location.pathname);
 
 const say = (text) => { byId("message").textContent = text; };
 const busy = (on) => { byId("approve").disabled = on; byId("decline").disabled = on; };
@@ -29,7 +29,7 @@ function show(task) {
 }
 
 async function send(answer) {
-  const response = await fetch("/answer", {
+  const response = await fetch("answer", {
     method: "POST",
     headers: { "AgentKeys-Token": token, "Content-Type": "application/json" },
     body: JSON.stringify(answer),
@@ -50,7 +50,7 @@ async function start() {
     byId("title").textContent = "Open the address that your terminal shows";
     return;
   }
-  const response = await fetch("/task", { headers: { "AgentKeys-Token": token } });
+  const response = await fetch("task", { headers: { "AgentKeys-Token": token } });
   if (!response.ok) throw new Error("This page is no longer valid. Open the address that your terminal shows now.");
   const task = await response.json();
   show(task);
@@ -59,7 +59,8 @@ async function start() {
     say("Waiting for your security key …");
     try {
       const answer = task.kind === "create" ? await create(task.options) : await get(task.options);
-      await finish(answer, "Done. You can close this page and go back to the terminal.");
+      await finish(answer, "Done. You can close this page and go back to where you started.");
+      window.close(); // which a browser allows for a window that something else opened
     } catch (error) {
       say(`That did not work: ${error.message} You can try again.`);
       busy(false);

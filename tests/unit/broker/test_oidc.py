@@ -173,7 +173,9 @@ def test_one_client_begins_few(world: IdentityWorld, server: OpenIdServer) -> No
 
 
 def test_the_known_providers_are_told(world: IdentityWorld, server: OpenIdServer) -> None:
-    assert world.client.get("/v1/identity/oidc/issuers").json() == {"issuers": [server.issuer]}
+    assert world.client.get("/v1/identity/oidc/issuers").json() == {
+        "issuers": [{"client_id": server.client_id, "issuer": server.issuer}]
+    }
 
 
 def provider(server: OpenIdServer, **changed: object) -> Provider:

@@ -1,4 +1,4 @@
-"""The broker's real sessions and pairing over a small deployment's registry, for devices that ask over TLS."""
+"""The broker's real sessions, pairing and ceremonies over a small deployment's registry, for devices that ask over TLS."""
 
 import json
 import time
@@ -25,7 +25,11 @@ from broker.sessions import SessionDesk
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.session_routes import session_endpoints
 from tests.fakes.app_client import AppClient
+from tests.unit.device.broker_ceremonies import Acts, Ceremonies
 from tests.unit.device.https import Reply
+
+BEGINNINGS = ("/v1/identity/email", "/v1/identity/oidc", "/v1/identity/passkey")
+OK = 200
 
 
 class _States:
@@ -66,14 +70,17 @@ class BrokerIdentity:
             proofs=proofs,
             clock=self.clock,
         )
-        pairing = PairingDesk(
-            proofs=proofs,
-            steps=Steps(proofs=proofs, ceremonies=SqlCeremonies(self._engine), clock=self.clock),
-            counters=SqlCounters(self._engine),
-            clock=self.clock,
+        steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(self._engine), clock=self.clock)
+        pairing = PairingDesk(proofs=proofs, steps=steps, counters=SqlCounters(self._engine), clock=self.clock)
+        self.ceremonies = Ceremonies(self._engine, proofs, steps, origin, registry_id)
+        endpoints = (
+            *session_endpoints(self.sessions),
+            *pairing_endpoints(pairing, self.sessions),
+            *self.ceremonies.endpoints,
         )
-        endpoints = (*session_endpoints(self.sessions), *pairing_endpoints(pairing, self.sessions))
-        self._client = AppClient(create_app("broker", endpoints, clock=self.clock))
+        self._client = self.ceremonies.client = AppClient(create_app("broker", endpoints, clock=self.clock))
+        #: Somebody who is quick: acts as soon as a ceremony has begun.
+        self.person: Acts = lambda *_: None
         #: May change an answer on its way: (method, path, answer).
         self.lie: Callable[[str, str, dict[str, object]], None] = lambda *_: None
 
@@ -86,6 +93,8 @@ class BrokerIdentity:
         }
         found = self._client.request(method, path, content=body, headers=passed)
         told = found.json()
+        if path in BEGINNINGS and found.status_code == OK:
+            self.person(path, told)
         self.lie(method, path, told)
         return found.status_code, json.loads(json.dumps(told))
 

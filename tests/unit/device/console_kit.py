@@ -1,7 +1,6 @@
 """A console on a free port, over a master's folder, for tests that ask it."""
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,7 @@ import httpx
 from device.console.site import Console
 from device.home import Home
 from device.local_web import TOKEN_HEADER, serving
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+from device.show import Show
 
 
 @dataclass
@@ -30,17 +24,22 @@ class Visitor:
     client: httpx.Client
 
     @property
-    def origin(self) -> str:
+    def root(self) -> str:
+        """Everything of this console lies below it."""
         return self.address.partition("/#")[0]
 
+    @property
+    def origin(self) -> str:
+        return self.root.rpartition("/")[0]
+
     def get(self, path: str, **headers: str) -> httpx.Response:
-        return self.client.get(self.origin + path, headers={TOKEN_HEADER: self.console.token} | headers)
+        return self.client.get(self.root + path, headers={TOKEN_HEADER: self.console.token} | headers)
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
         own = {TOKEN_HEADER: self.console.token, "Origin": self.origin, "Content-Type": "application/json"}
         given = {name: value for name, value in (own | headers).items() if value}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.client.post(self.origin + path, content=content, headers=given)
+        return self.client.post(self.root + path, content=content, headers=given)
 
     def send(self, path: str, **fields: str | list[str]) -> dict[str, Any]:
         """Submit a form; what was told."""
@@ -50,13 +49,12 @@ class Visitor:
 
 
 @contextmanager
-def console_at(folder: Path, *, port: int | None = None) -> Iterator[Visitor]:
+def console_at(folder: Path, terminal: Show | None = None) -> Iterator[Visitor]:
     """A console that serves."""
-    port = port or free_port()
     with Home.open(folder) as home, httpx.Client(trust_env=False, timeout=40) as client:
-        console = Console(home, port=port)
+        console = Console(home, terminal or Show(as_json=True))
         try:
-            with serving(console, port) as address:
+            with serving(console) as address:
                 yield Visitor(console, address, client)
         finally:
             console.close()

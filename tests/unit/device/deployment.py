@@ -58,6 +58,7 @@ from tests.unit.device.ledger import Ledger
 
 TRUST_DOMAIN = "keys.example.org"
 REGISTRY_ID = "ab" * 32
+IDENTITY_PATHS = ("/v1/session", "/v1/pairings", "/v1/identity", "/v1/enrolments/email")
 
 
 def problem(reason: Reason, status: int = 403, **members: object) -> Reply:
@@ -346,12 +347,12 @@ class Deployment:
         with self.lock:
             self.seen.append((part, path))
             hook = self.hooks.get((part, path))
-            if hook is not None and (told := hook(body)) is not None:
-                return told
             try:
+                if hook is not None and (told := hook(body)) is not None:
+                    return told
                 if path == "/.well-known/agentkeys-audit-jwks.json":
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
-                if part == "broker" and path.startswith(("/v1/session", "/v1/pairings")):
+                if part == "broker" and path.startswith(IDENTITY_PATHS):
                     return self.identity.answer(method, path, body, headers)
                 if method == "GET":
                     return self.read(bytes.fromhex(path.rpartition("/")[2]))

@@ -10,21 +10,29 @@ import struct
 import sys
 import termios
 import time
-from typing import Self
+from pathlib import Path
+from typing import Protocol, Self
 
-from tests.unit.device.conftest import Person
+import pytest
 
 LIMIT_S = 60
 
 
-class Terminal:
-    """One run. It is ended with the test, whatever happens."""
+class Somebody(Protocol):
+    """Whose folder it is, and who catches the output of the tests."""
 
-    def __init__(self, person: Person, *words: str, columns: int = 100) -> None:
+    home: Path
+    capture: pytest.CaptureFixture[str]
+
+
+class Terminal:
+    """One run of `module`. It is ended with the test, whatever happens."""
+
+    def __init__(self, person: Somebody, *words: str, columns: int = 100, module: str = "device") -> None:
         person.capture.readouterr()
         self._child, self._terminal = pty.fork()
         if not self._child:
-            os.execv(sys.executable, [sys.executable, "-m", "device", "--home", str(person.home), *words])
+            os.execv(sys.executable, [sys.executable, "-m", module, "--home", str(person.home), *words])
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._shown = b""
         self._deadline = time.monotonic() + LIMIT_S

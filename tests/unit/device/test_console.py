@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import Assurance, Evidence
+from agentkeys_core.k11 import K11_PORT
 from agentkeys_core.keys import DeviceKey
 from device.audit_trail import Export
 from device.console.forms import Form
 from device.console.trail import TrailRow
 from device.errors import DeviceError, Trouble
 from device.home import Home
+from device.intent import Intent
 from device.local_web import MAX_ANSWER_BYTES, TOKEN_HEADER
 from device.pairing import shown
 from device.pairing_desk import Begun, MachineSide, fingerprint
 from device.setting_up import set_up
 from device.show import Show
-from tests.fakes.k11_port import k11_port
 from tests.unit.device.conftest import Person
 from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import Deployment, problem
@@ -69,7 +70,7 @@ def approve(visitor: Visitor, pairing: str, **changed: str) -> dict[str, object]
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_needs_the_token(visitor: Visitor, path: str) -> None:
     assert visitor.get(path).status_code == 200
-    assert visitor.client.get(visitor.origin + path).status_code == 403
+    assert visitor.client.get(visitor.root + path).status_code == 403
     assert visitor.get(path, **{TOKEN_HEADER: "wrong"}).status_code == 403
     assert visitor.get(path, **{"Sec-Fetch-Site": "same-site"}).status_code == 403
     cookie = {TOKEN_HEADER: "", "Cookie": f"{TOKEN_HEADER}={visitor.console.token}"}
@@ -102,8 +103,8 @@ def test_a_rebound_name_reaches_nothing(visitor: Visitor) -> None:
 
 
 def test_files_hold_no_secret_and_no_inline_script(visitor: Visitor) -> None:
-    for path in ("/", "/console.js", "/console.css", "/k11.js"):
-        found = visitor.client.get(visitor.origin + path)
+    for path in ("/", "/console.js", "/console.css"):
+        found = visitor.client.get(visitor.root + path)
         assert found.status_code == 200
         assert visitor.console.token not in found.text
         assert "set-cookie" not in found.headers
@@ -335,14 +336,40 @@ def test_a_form_is_read_or_refused_by_name(body: bytes) -> None:
 
 
 def test_the_command_shows_its_address_and_ends(master: Person) -> None:
-    with k11_port(), Terminal(master, "console") as terminal:
-        seen = terminal.until(r"http://localhost:8722/#\S{43}\s")
+    with Terminal(master, "console") as terminal:
+        seen = terminal.until(r"http://localhost:\d+/\S{22}/#\S{43}\s")
         terminal.write(b"\x03")
         code, _ = terminal.end()
-    assert "http://localhost:8722/#" in seen
+    assert f":{K11_PORT}/" not in seen
     assert code == 130
 
 
+def test_the_terminal_shows_what_a_page_asks(master: Person) -> None:
+    told: list[Intent] = []
+
+    class Screen(Show):
+        def signing(self, intent: Intent) -> None:
+            told.append(intent)
+
+    with console_at(master.home, Screen()) as visitor:
+        visitor.send("/do", what="freeze")
+        page = visitor.get("/page/job").text
+        assert [intent.title for intent in told] == ["Freeze everything of this operator"]
+        assert told[0].digest.hex() in page
+        visitor.send("/stop")
+
+
+def test_every_console_lies_elsewhere(master: Person) -> None:
+    with console_at(master.home) as first, console_at(master.home) as second:
+        assert first.origin != second.origin
+        assert first.root.rpartition("/")[2] != second.root.rpartition("/")[2]
+        for path in ("/", "/console.js", "/page/devices"):
+            elsewhere = first.client.get(first.origin + path, headers={TOKEN_HEADER: first.console.token})
+            assert elsewhere.status_code == 404
+            other = first.root.rpartition("/")[2]
+            assert first.client.get(f"{second.origin}/{other}{path}").status_code == 404
+
+
 def test_an_agents_folder_has_no_console(agent: Person, person: Callable[[str], Person]) -> None:
-    assert agent("console").reason == "k11_missing"
+    assert agent("console").reason == "usage"
     assert person("nobody")("console").reason == "not_initialised"

@@ -113,6 +113,7 @@ def test_a_device_that_joins_an_agent_is_told_to_share_its_scope(
     words = ("--label", "research", "--service", "cred:stripe", "--pairing-hash", hashes)
     added = master("agent", "add", offer, *words)
     assert added.code == 0
+    assert "joins research/0, which has 1 other device" in added.err
     assert "cred:openrouter" in added.err
 
 

@@ -53,7 +53,7 @@ class Visit:
         self.thread = threading.Thread(target=work)
         self.thread.start()
         assert self._opened.wait(10)
-        self.origin = self.base
+        self.origin = self.base.rpartition("/")[0]
         self.client = httpx.Client(trust_env=False)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
@@ -169,6 +169,24 @@ def test_rebound_host_names_are_refused(visit: Visit) -> None:
         assert visit.post({"declined": True}, Host=host).status_code == 403
 
 
+def test_nothing_lies_where_somebody_could_have_known(visit: Visit) -> None:
+    for path in ("/", "/k11.js", "/page.js", "/task", visit.base.rpartition("/")[2], "//task"):
+        found = visit.client.get(f"{visit.origin}/{path.removeprefix('/')}", headers={TOKEN_HEADER: visit.token})
+        assert found.status_code == 404
+        assert found.text == "Open the address that your terminal shows.\n"
+
+
+def test_every_answer_has_the_browser_forget_what_others_left(visit: Visit) -> None:
+    answers = (
+        visit.get("/"),
+        visit.get("/task"),
+        visit.get("/other"),
+        visit.client.get(visit.origin + "/"),
+        visit.post([]),
+    )
+    assert {answer.headers["clear-site-data"] for answer in answers} == {'"storage"'}
+
+
 def test_nobody_approves_in_time(home: Home, signed: tuple[SignedDigest, Intent]) -> None:
     record = SoftwareAuthenticator(home).create(home, device_key_hash=bytes(32))
     with pytest.raises(DeviceError) as caught:
@@ -196,7 +214,8 @@ def test_taken_port_is_refused_on_either_loopback_address(
 def test_init_with_the_page(person: Callable[[str], Person], monkeypatch: pytest.MonkeyPatch) -> None:
     key = Key()
 
-    def visit(task: page.Task, announce: Callable[[str], None], **_: object) -> None:
+    def visit(ceremony: page.Ceremony, announce: Callable[[str], None], **_: object) -> None:
+        task = ceremony.task
         announce("http://localhost:8722/#token")
         challenge = b64u_decode(task.options["challenge"])
         task.accept(key.create(challenge) if task.kind == "create" else key.get(challenge))

@@ -332,7 +332,7 @@ def test_enrols_by_an_id_token(registry: RealRegistry, person: Named, tmp_path: 
     row = alice("device", "list").data["devices"][0]
     assert (row["evidence"], row["assurance"]) == ("oidc", "high")
     repeated = alice.init("--identity", "oidc", "--client-id", CLIENT)
-    assert repeated.reason == "already_initialised"
+    assert (repeated.code, repeated.data["status"]) == (0, "already_enrolled")
 
 
 def test_a_bind_whose_answer_was_lost_is_finished_with_the_same_token(
@@ -377,4 +377,4 @@ def test_a_signature_of_another_wallet_is_not_used(
     token.write_text(registry.issuer.token(claims))
     deployment.hooks["broker", "/v1/enrolments/attest"] = lambda _: (200, {"signature": "A" * 86 + "A"})
     made = alice.init("--identity", "oidc", "--client-id", CLIENT, "--id-token-file", token)
-    assert made.reason == "wallet_signature_invalid"
+    assert (made.code, made.reason) == (6, "answer_not_trusted")

@@ -43,24 +43,25 @@ def graded(answer: httpx.Response) -> None:
     assert answer.headers["server"] == "agentkeys"
 
 
-def ask_everything(client: httpx.Client, origin: str, token: str, paths: set[str]) -> None:
-    """Each path by each method: by a stranger, by our own page, and under a rebound name."""
+def ask_everything(client: httpx.Client, root: str, token: str, paths: set[str]) -> None:
+    """Each path by each method: by a stranger, by our own page, under a rebound name, and outside of our own path."""
+    origin = root.rpartition("/")[0]
     own = {TOKEN_HEADER: token, "Origin": origin, "Content-Type": "application/json"}
-    for path in paths | {"/nowhere"}:
+    for path in {f"{root}{path}" for path in paths | {"/nowhere"}} | {origin + "/"}:
         for method in METHODS:
             body = b"{}" if method == "POST" else None
             for headers in ({}, own, {**own, "Host": "evil.test"}):
-                graded(client.request(method, origin + path, headers=headers, content=body))
+                graded(client.request(method, path, headers=headers, content=body))
 
 
 def test_every_path_of_the_console(visitor: Visitor) -> None:
     console = visitor.console
     paths = {*console.files, *console._pages, *console._forms, "/answer"}
-    ask_everything(visitor.client, visitor.origin, console.token, paths)
+    ask_everything(visitor.client, visitor.root, console.token, paths)
 
 
 def test_every_path_of_a_ceremony(visit: Visit) -> None:
-    ask_everything(visit.client, visit.origin, visit.token, {*_Site.files, "/task", "/answer"})
+    ask_everything(visit.client, visit.base, visit.token, {*_Site.files, "/task", "/answer"})
 
 
 @pytest.mark.parametrize(

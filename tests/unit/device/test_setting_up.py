@@ -134,7 +134,7 @@ def test_offers_are_renewed_when_they_grow_old(
     made = person("p")
     address = DeviceKey.generate().address.hex()
     first = made.init("--wallet", address).data["digest"]
-    monkeypatch.setattr("device.enrol._MARGIN_S", 4000)
+    monkeypatch.setattr("device.enrol.MARGIN_S", 4000)
     monkeypatch.setattr("device.enrol.ENROL_LIFE_S", 3100)
     assert made.init("--wallet", address).data["digest"] != first
 
@@ -291,3 +291,9 @@ def test_agent_has_no_k11(agent: Person) -> None:
 
 def test_pairing_hash_is_shown_in_groups() -> None:
     assert shown(bytes.fromhex("00112233445566778899aabbccddeeff")) == "0011 2233 4455 6677 8899 aabb ccdd eeff"
+
+
+def test_what_is_revoked_is_said_by_name(agent: Person, master: Person) -> None:
+    outcome = master("device", "revoke", agent("whoami").data["device"])
+    assert outcome.code == 0
+    assert "agent research/0" in outcome.err

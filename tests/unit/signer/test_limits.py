@@ -60,8 +60,12 @@ def test_a_request_is_charged_once_however_often_it_is_sent(clock):
     limits.charge_device(b"d", b"2")
 
 
-def test_only_the_last_requests_are_remembered():
-    recent = Recent(2)
-    for name in (b"1", b"2", b"1", b"3"):
+def test_at_least_so_many_of_the_last_requests_are_remembered_and_at_most_twice_as_many():
+    recent = Recent(3)
+    names = [bytes([number]) * 32 for number in range(20)]
+    for number, name in enumerate(names):
+        assert not recent.has(name)
         recent.add(name)
-    assert [recent.has(name) for name in (b"1", b"2", b"3")] == [False, True, True]
+        last = [recent.has(known) for known in names[: number + 1]]
+        assert all(last[-3:])
+        assert last.count(True) <= 6

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -185,7 +185,7 @@ def test_whatever_a_manifest_holds_has_a_name(data: bytes) -> None:
 def test_a_head_is_parsed_or_bad_usage(text: str) -> None:
     try:
         number, digest = parse_head(text)
-    except typer.BadParameter:
+    except click.BadParameter:
         return
     assert f"{number}:{digest.hex()}" == f"{number}:{text.partition(':')[2]}"
 
