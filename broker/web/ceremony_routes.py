@@ -1,44 +1,24 @@
 """The routes of proofs of identity: what devices ask, and the pages that people see in between."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Final
 
-from agentkeys_core.encoding import fields, hex_decode, strict_json
+from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import Reason
-from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
-from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, SECONDS, closed
+from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import OidcDesk
-from broker.ceremonies.steps import Steps, detail_of, fingerprint
-from broker.ports import Ceremony, CeremonyState
+from broker.ceremonies.steps import Steps
+from broker.web.ceremony_shapes import CEREMONY, begins, shown_by, static_file, told, told_with_page
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
 CALLBACK: Final = "/identity/oidc/callback"
-#: Beginning one keeps something, and may send a mail.
-CEREMONY_PRICE: Final = 5
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
-_STATES: Final = [state.value for state in CeremonyState]
-#: A ceremony, for the device that began it.
-CEREMONY: Final = closed(
-    {
-        "device": {"type": "string", "description": "what the page shows of the device"},
-        "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
-        "expires_at": SECONDS,
-        "id": HEX16,
-        "id_token": {"type": "string", "description": "oidc, once confirmed"},
-        "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
-        "passkey": closed({"credential_id": B64U, "x": B64U, "y": B64U}),
-        "state": {"type": "string", "enum": _STATES},
-    },
-    optional=("evidence", "id_token", "page", "passkey"),
-)
 _ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
-STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
 
 def ceremony_endpoints(
@@ -61,16 +41,7 @@ def ceremony_endpoints(
             response=CEREMONY,
             variable=HEX16,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/style.css",
-            summary="The style sheet of the pages.",
-            handler=lambda _: Page(html=STYLE, media="text/css"),
-            price=0,
-            refusal=pages.refused,
-            media="text/css",
-            quiet=True,
-        ),
+        static_file("/identity/style.css", "The style sheet of the pages.", "style.css", "text/css", pages),
     ]
     if email is not None:
         found += _email(email, pages)
@@ -90,25 +61,18 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
         return pages.done(f"{done.address} is confirmed for device {done.device}.")
 
     return [
-        Endpoint(
-            method="POST",
-            path="/v1/identity/email",
-            summary="Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
-            handler=begin,
-            proof="sign-in",
-            price=CEREMONY_PRICE,
-            body_limit=_BODY_LIMIT,
+        begins(
+            "/v1/identity/email",
+            "Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
+            begin,
             request=closed({"address": {"type": "string", "format": "email"}}),
-            response=CEREMONY,
+            body_limit=_BODY_LIMIT,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/email/{secret}",
-            summary="Shows what a link would confirm. Looking changes nothing.",
-            handler=lambda call: pages.email(desk.shown(call.path["secret"])),
-            given_back=always,
-            refusal=pages.refused,
-            variable=B64U,
+        shown_by(
+            "/identity/email/{secret}",
+            "Shows what a link would confirm.",
+            lambda secret: pages.email(desk.shown(secret)),
+            pages,
         ),
         Endpoint(
             method="POST",
@@ -127,8 +91,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
     def begin(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("issuer", "nonce"), reason=Reason.INVALID_BODY)
         issuer, nonce = (text(members[name], name, reason=Reason.INVALID_BODY) for name in ("issuer", "nonce"))
-        begun = desk.begin(claim_of(call), issuer=issuer, nonce=nonce)
-        return {**told(begun.ceremony), "page": begun.page}
+        return told_with_page(desk.begin(claim_of(call), issuer=issuer, nonce=nonce))
 
     def confirm(call: Call) -> Page:
         members = fields(call.form(), required=("secret",), reason=Reason.INVALID_BODY)
@@ -136,16 +99,12 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
     return [
-        Endpoint(
-            method="POST",
-            path="/v1/identity/oidc",
-            summary="Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
-            handler=begin,
-            proof="sign-in",
-            price=CEREMONY_PRICE,
-            body_limit=_BODY_LIMIT,
+        begins(
+            "/v1/identity/oidc",
+            "Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
+            begin,
             request=closed({"issuer": {"type": "string", "enum": list(desk.clients)}, "nonce": B64U32}),
-            response=CEREMONY,
+            body_limit=_BODY_LIMIT,
         ),
         Endpoint(
             method="GET",
@@ -174,34 +133,10 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             request=closed({"secret": B64U}),
             refusal=pages.refused,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/oidc/{secret}",
-            summary="Shows what signing in will do. Looking changes nothing.",
-            handler=lambda call: pages.oidc_start(desk.shown(call.path["secret"])),
-            given_back=always,
-            refusal=pages.refused,
-            variable=B64U,
+        shown_by(
+            "/identity/oidc/{secret}",
+            "Shows what signing in will do.",
+            lambda secret: pages.oidc_start(desk.shown(secret)),
+            pages,
         ),
     ]
-
-
-def told(ceremony: Ceremony) -> dict[str, object]:
-    """What the device that began a ceremony hears of it."""
-    found: dict[str, object] = {
-        "device": fingerprint(ceremony.device),
-        "expires_at": ceremony.expires_at,
-        "id": ceremony.id.hex(),
-        "state": ceremony.state.value,
-    }
-    if ceremony.state is not CeremonyState.CONFIRMED:
-        return found
-    detail = detail_of(ceremony)
-    if "id_token" in detail:
-        found["id_token"] = detail["id_token"]
-    if "passkey_x" in detail:
-        found["passkey"] = {name: detail[f"passkey_{name}"] for name in ("credential_id", "x", "y")}
-    if "evidence" in detail:
-        data = detail["evidence"].encode()
-        found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
-    return found

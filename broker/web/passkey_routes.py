@@ -1,7 +1,6 @@
 """The routes of passkeys as identities: what devices ask, and the one page with a script."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Final
 
 from agentkeys_core.encoding import fields
@@ -12,7 +11,7 @@ from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
 from agentkeys_runtime.web.schemas import B64U, closed
 from broker.ceremonies.passkey import PasskeyAction, PasskeyAsked, PasskeyDesk
 from broker.passkeys import MAX_ANSWER
-from broker.web.ceremony_routes import CEREMONY, CEREMONY_PRICE, told
+from broker.web.ceremony_shapes import begins, shown_by, static_file, told_with_page
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
@@ -23,7 +22,6 @@ _SAID: Final = {
     PasskeyAction.SIGN_IN: "Device {device} knows your passkey now.",
     PasskeyAction.BIND: "Your passkey signed the enrolment of device {device}.",
 }
-_SCRIPT: Final = files("broker.web").joinpath("templates", "passkey.js").read_text()
 _ASKED: Final = closed(
     {
         "action": {"type": "string", "enum": [action.value for action in PasskeyAction]},
@@ -38,8 +36,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
     """Return the routes of passkeys."""
 
     def begin(call: Call) -> Mapping[str, object]:
-        begun = desk.begin(claim_of(call), PasskeyAsked.from_json(call.json()))
-        return {**told(begun.ceremony), "page": begun.page}
+        return told_with_page(desk.begin(claim_of(call), PasskeyAsked.from_json(call.json())))
 
     def answer(call: Call) -> Page:
         members = fields(call.form(), required=("answer",), reason=Reason.INVALID_BODY)
@@ -47,35 +44,19 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
         return pages.done(_SAID[done.action].format(device=done.device))
 
     return (
-        Endpoint(
-            method="POST",
-            path="/v1/identity/passkey",
-            summary="Begins to make, find or use a passkey for the device whose proof (purpose sign-in) this is.",
-            handler=begin,
-            proof="sign-in",
-            price=CEREMONY_PRICE,
-            body_limit=MAX_CHANGE_BYTES,
+        begins(
+            "/v1/identity/passkey",
+            "Begins to make, find or use a passkey for the device whose proof (purpose sign-in) this is.",
+            begin,
             request=_ASKED,
-            response=CEREMONY,
+            body_limit=MAX_CHANGE_BYTES,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/passkey.js",
-            summary="The script of that page.",
-            handler=lambda _: Page(html=_SCRIPT, media="text/javascript"),
-            price=0,
-            refusal=pages.refused,
-            media="text/javascript",
-            quiet=True,
-        ),
-        Endpoint(
-            method="GET",
-            path="/identity/passkey/{secret}",
-            summary="Shows what the passkey is wanted for. Looking changes nothing.",
-            handler=lambda call: pages.passkey(desk.shown(call.path["secret"])),
-            given_back=always,
-            refusal=pages.refused,
-            variable=B64U,
+        static_file("/identity/passkey.js", "The script of that page.", "passkey.js", "text/javascript", pages),
+        shown_by(
+            "/identity/passkey/{secret}",
+            "Shows what the passkey is wanted for.",
+            lambda secret: pages.passkey(desk.shown(secret)),
+            pages,
         ),
         Endpoint(
             method="POST",
