@@ -51,7 +51,7 @@ check: $(VENV)/.ready ## lint, types, import rules, generated code
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python tools/check_tree.py
 
-services: $(VENV)/.ready ## install the real servers and foreign clients that some tests run against (needs go and npm)
+services: $(VENV)/.ready ## install the real servers and foreign clients that some tests run against (needs go, npm and cargo)
 	@$(BIN)/python tools/services.py $(ARGS)
 
 bench: $(VENV)/.ready ## measure each figure of docs/bench.md as a ratio of this very run; writes build/bench.json

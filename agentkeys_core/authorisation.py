@@ -6,11 +6,9 @@ from typing import Final
 
 from agentkeys_core.captoken import Cap, CapRequest, UncosignedCap
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import device_of
 from agentkeys_core.k11 import cap_challenge, credential_id_hash
-from agentkeys_core.keys import ES256PublicKey, verify_secp256k1
+from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import AUDIT_OWN, AUDIT_TREE, Effect, k11_required, owner_of
-from agentkeys_core.proof import k10_digest
 from agentkeys_core.registry import DeviceRecord, OperatorState, Role
 from agentkeys_core.webauthn_check import verify_assertion
 
@@ -66,15 +64,6 @@ def verify_cosign(cap: Cap, keys: Mapping[str, ES256PublicKey]) -> None:
         raise KeyServiceError(Reason.BROKER_SIGNATURE_INVALID, "kid is not pinned here")
     if not key.verify(cap.cosign_message(), cap.cosign):
         raise KeyServiceError(Reason.BROKER_SIGNATURE_INVALID)
-
-
-def verify_device_signature(cap: UncosignedCap) -> None:
-    """Prove that the device which the request names signed it; `device_signature_invalid` otherwise."""
-    digest = k10_digest("cap", cap.request.raw)
-    if not verify_secp256k1(cap.device_public_key, digest, cap.device_signature):
-        raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID)
-    if device_of(cap.device_public_key) != cap.request.device:
-        raise KeyServiceError(Reason.DEVICE_SIGNATURE_INVALID, "the key is another device's")
 
 
 def authorise(

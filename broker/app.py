@@ -28,6 +28,7 @@ from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
+from broker.adapters.store.use_table import SqlDeviceUses
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ceremonies.oidc import OidcDesk
@@ -38,6 +39,7 @@ from broker.change_feed import ChangeFeed
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
 from broker.keyfile import load_keys
+from broker.last_use import LastUse
 from broker.passkeys import RelyingParty
 from broker.ports import EnrolAttester
 from broker.proofs import Proofs
@@ -45,6 +47,7 @@ from broker.quota import Quota
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
 from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.device_routes import device_endpoints
 from broker.web.enrolment_routes import email_enrolment_endpoints, enrolment_endpoints
 from broker.web.event_routes import event_endpoints
 from broker.web.pages import Pages
@@ -85,10 +88,12 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
         if not follower.wait_ready(FIRST_WORD_S):
             log_event(_LOG, "registry_not_heard", level=logging.WARNING)
         registry = PinnedRegistry(follower, config.registry_id)
+        last_use = stack.enter_context(LastUse(SqlDeviceUses(engine), time.time))
         cosigner = Cosigner(
             keys=keys,
             registry=registry,
             quota=Quota(config.quota, SqlCounters(engine), time.time),
+            last_use=last_use,
             clock=time.time,
             aud=config.registry_id,
         )
@@ -112,6 +117,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
                 cosigner=cosigner, registry=registry, addresses=client, signing=SigningRelay(cosigner, client)
             ),
             *session_endpoints(sessions),
+            *device_endpoints(sessions, last_use),
             *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
             *_identity(config, engine, proofs, sessions, client, later=stack.enter_context(Outbox())),
             *_profile(config),

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agentkeys_core.authorisation import check_context, verify_device_signature
+from agentkeys_core.authorisation import check_context
 from agentkeys_core.captoken import MAX_CAP_BYTES, UncosignedCap
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import es256_sign
 from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now
 from broker.keys import K1Keys
+from broker.last_use import LastUse
 from broker.quota import Quota
 
 _NO_COSIGN: Final = bytes(64)
@@ -32,12 +34,14 @@ class Cosigner:
         keys: K1Keys,
         registry: RegistrySource,
         quota: Quota,
+        last_use: LastUse,
         clock: Callable[[], float],
         aud: str,
     ) -> None:
         self._keys = keys
         self._registry = registry
         self._quota = quota
+        self._last_use = last_use
         self._clock = clock
         self._aud = aud
 
@@ -66,4 +70,5 @@ class Cosigner:
         authorise_now(cap, self._registry, replacing=False)
         # Only now: a revoked or wayward device uses up its own minute, not its user's.
         self._quota.charge_user(operator.operator_omni)
+        self._last_use.note(request.device, operator.operator_omni)
         return Cosignature(cosign=es256_sign(self._keys.active, cap.cosign_message()), kid=self._keys.kid)

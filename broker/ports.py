@@ -1,9 +1,9 @@
 """What the broker's own logic needs of the outside, and the values that pass there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Counters(Protocol):
@@ -151,6 +151,24 @@ class Passkeys(Protocol):
 
     def used(self, credential_id: bytes, *, sign_count: int, now: int) -> bool:
         """Take note of a use and return true; false where the counter did not grow (0 after 0 counts as grown)."""
+
+
+class DeviceUse(NamedTuple):
+    """A device was co-signed for at `used_at` (Unix seconds): its key hash, and the omni of its operator."""
+
+    device: bytes
+    operator: bytes
+    used_at: int
+
+
+class DeviceUses(Protocol):
+    """When each device was last used, shared by every process of this broker. Each raises `overloaded`."""
+
+    def keep(self, uses: Sequence[DeviceUse]) -> None:
+        """Keep what is newer than what is known, in one transaction; one use a device."""
+
+    def of_operator(self, operator: bytes) -> Mapping[bytes, int]:
+        """The last use of each of a user's devices that was ever used, by key hash."""
 
 
 class Mailer(Protocol):

@@ -8,9 +8,9 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from agentkeys_core.authorisation import verify_device_signature
 from agentkeys_core.bodies import request_hash
 from agentkeys_core.captoken import UncosignedCap
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fields, parse_canonical
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11Assertion

@@ -9,7 +9,7 @@ from agentkeys_core.bodies import AuditAnswer, AuditListBody
 from agentkeys_core.encoding import canonical_json, fields, hex_decode, hex_encode, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
-from agentkeys_core.ops import AUDIT_OWN, Op, Service
+from agentkeys_core.ops import AUDIT_OWN, AUDIT_TREE, Op, Service
 from agentkeys_core.shapes import integer, sequence
 from device.client import ask
 from device.errors import DeviceError, Trouble
@@ -94,8 +94,8 @@ def verify_export(export: Export, keys: Mapping[str, ES256PublicKey], *, seen: C
     return Verdict(report=report, missing=missing)
 
 
-def fetch_rows(device: Device) -> tuple[AuditRow, ...]:
-    """Return all rows of this device's actor, unverified.
+def fetch_rows(device: Device, service: str = AUDIT_OWN) -> tuple[AuditRow, ...]:
+    """Return all rows of this device's actor, or with `audit:tree` of all actors of its operator, unverified.
 
     Raises:
         DeviceError: `answer_not_trusted` for pages that do not go forward; otherwise as `ask`.
@@ -104,7 +104,7 @@ def fetch_rows(device: Device) -> tuple[AuditRow, ...]:
     after: int | None = None
     while True:
         body = AuditListBody(after=after, limit=PAGE).encode()
-        reply = ask(device, Op.AUDIT_LIST, Service.parse(AUDIT_OWN, Op.AUDIT_LIST), body)
+        reply = ask(device, Op.AUDIT_LIST, Service.parse(service, Op.AUDIT_LIST), body)
         try:
             page = AuditAnswer.parse(reply.plaintext or b"")
         except KeyServiceError as exc:
@@ -127,3 +127,21 @@ def export_own(device: Device) -> tuple[Export, Verdict]:
     if rows and verdict.ok:
         remember(device.home, rows[-1])  # an export that lacks it later was cut short
     return export, verdict
+
+
+def export_tree(device: Device) -> list[tuple[Export, Verdict]]:
+    """Fetch the rows of all actors of this operator and verify each actor's chain for itself; our own comes first.
+
+    What this device has seen before is known of its own chain alone: the end of another's may be missing unnoticed.
+    Whether rows are of this operator's actors the pages of the tree do not say; whoever shows them names the actors.
+    """
+    own = actor_of(device)
+    chains: dict[bytes, list[AuditRow]] = {own: []}
+    for row in fetch_rows(device, AUDIT_TREE):
+        chains.setdefault(row.actor, []).append(row)
+    found = []
+    for actor, rows in chains.items():
+        export = Export(actor=actor, rows=tuple(rows), exported_at=device.now())
+        seen = device.memory.heads.get(actor)
+        found.append((export, verify_export(export, device.keys.all_for(*rows), seen=seen)))
+    return found

@@ -5,7 +5,9 @@ A session serves pages and ceremonies; what releases anything is signed apart an
 
 import re
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
@@ -18,6 +20,7 @@ from device.errors import DeviceError, Trouble
 from device.problems import check_refusal
 from device.registry import TIMEOUT_S
 from device.session import Device
+from device.transport import Stream
 
 _NONCE_BYTES: Final = 16
 #: A token that ends so soon is exchanged before it is used.
@@ -82,8 +85,20 @@ class Prover:
         token: str = "",
     ) -> object:
         """Send one request with its proof and return the parsed answer. Raises as `begin`."""
-        device = self._device
+        channel = self._device.channel(None)
         body = canonical_json(members) if method == "POST" else b""
+        headers = self.headers(purpose, method, path, body, nonce=nonce, token=token)
+        if method == "GET":
+            answer = channel.get(path, timeout_s=TIMEOUT_S, headers=headers)
+        else:
+            answer = channel.post(path, body, timeout_s=TIMEOUT_S, headers=headers)
+        return check_refusal(answer).json()
+
+    def headers(
+        self, purpose: str, method: Method, path: str, body: bytes, *, nonce: str = "", token: str = ""
+    ) -> dict[str, str]:
+        """What makes one request this device's: a fresh proof over it, and the token where there is one."""
+        device = self._device
         now = device.now()
         proof = SessionProof(
             aud=device.profile.broker,
@@ -100,23 +115,22 @@ class Prover:
         headers = {PROOF_HEADER: device.k10.sign_proof(proof)}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        channel = device.channel(None)
-        if method == "GET":
-            answer = channel.get(path, timeout_s=TIMEOUT_S, headers=headers)
-        else:
-            answer = channel.post(path, body, timeout_s=TIMEOUT_S, headers=headers)
-        return check_refusal(answer).json()
+        return headers
 
 
 class BrokerSession:
-    """A registered device's session at the broker: begun when first needed, kept fresh, begun anew where it ended."""
+    """A registered device's session at the broker: begun when first needed, kept fresh, begun anew where it ended.
 
-    __slots__ = ("_device", "_grant", "_prover")
+    Safe for a few threads: they share one session.
+    """
+
+    __slots__ = ("_device", "_grant", "_lock", "_prover")
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._prover = Prover(device)
         self._grant: _Grant | None = None
+        self._lock = threading.Lock()
 
     def ask(self, method: Method, path: str, members: Mapping[str, object] = _EMPTY) -> object:
         """Send one request in the session and return the parsed answer.
@@ -131,17 +145,44 @@ class BrokerSession:
         except KeyServiceError as exc:
             if exc.reason is not Reason.SESSION_INVALID:
                 raise
-        self._grant = None
+        self.forget()
         return self._ask(method, path, members)
+
+    def forget(self) -> None:
+        """Begin a new session when the next request needs one."""
+        with self._lock:
+            self._grant = None
+
+    @contextmanager
+    def stream(self, path: str, *, silence_s: float, headers: Mapping[str, str]) -> Iterator[Stream]:
+        """GET a path of this session whose answer goes on.
+
+        Raises:
+            KeyServiceError: the broker's refusal; after `session_invalid` the next attempt begins a new session.
+            DeviceError: as `Channel.stream`.
+        """
+        own = self._prover.headers("request", "GET", path, b"", token=self._fresh().token)
+        with self._device.channel(None).stream(path, silence_s=silence_s, headers={**headers, **own}) as found:
+            if isinstance(found, Stream):
+                yield found
+                return
+            try:
+                check_refusal(found)
+            except KeyServiceError as exc:
+                if exc.reason is Reason.SESSION_INVALID:
+                    self.forget()
+                raise
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"the broker answered with status {found.status}")
 
     def _ask(self, method: Method, path: str, members: Mapping[str, object]) -> object:
         return self._prover.ask("request", method, path, members, token=self._fresh().token)
 
     def _fresh(self) -> _Grant:
-        grant = self._grant
-        if grant is None:
-            grant = _Grant.parse(self._prover.begin("/v1/session", {}))
-        elif self._device.now() >= grant.expires_at - _MARGIN_S:
-            grant = _Grant.parse(self._prover.ask("refresh", "POST", "/v1/session/refresh", token=grant.token))
-        self._grant = grant
-        return grant
+        with self._lock:
+            grant = self._grant
+            if grant is None:
+                grant = _Grant.parse(self._prover.begin("/v1/session", {}))
+            elif self._device.now() >= grant.expires_at - _MARGIN_S:
+                grant = _Grant.parse(self._prover.ask("refresh", "POST", "/v1/session/refresh", token=grant.token))
+            self._grant = grant
+            return grant

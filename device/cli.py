@@ -11,6 +11,7 @@ from agentkeys_core.errors import KeyServiceError
 from device.commands import agent, audit, console, cred, devices, init, masters, memory, pair, sign, whoami
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
+from device.k11.port import AskedBy
 from device.show import Show
 
 _INTERRUPTED: Final = 130
@@ -39,8 +40,17 @@ def _options(
         bool, typer.Option("--json", help="One JSON document on stdout; errors as one on stderr.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree beforehand to what will be signed.")] = False,
+    approve_with: Annotated[
+        AskedBy | None,
+        typer.Option(
+            "--approve-with",
+            envvar="AGENTKEYS_APPROVE_WITH",
+            help="How K11 is asked: on this machine's page, or here with a security key over USB. "
+            "By default as it was made. The console opens the page.",
+        ),
+    ] = None,
 ) -> None:
-    context.obj = Options(home=home.expanduser(), show=Show(as_json=as_json, yes=yes))
+    context.obj = Options(home=home.expanduser(), show=Show(as_json=as_json, yes=yes, asked_by=approve_with))
 
 
 app.command("init", short_help="Make this machine the first master of a new tree.")(init.init)
@@ -62,16 +72,16 @@ app.command("console", short_help="This master's own pages, on localhost.")(cons
 
 
 def _globals_first(args: Sequence[str]) -> list[str]:
-    """Move --home, --json and --yes before the command, so that they may stand anywhere."""
+    """Move --home, --json, --yes and --approve-with before the command, so that they may stand anywhere."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(args)
     for word in words:
         if word == "--":
             return [*front, *rest, word, *words]
-        if word in ("--json", "--yes", "-y") or word.startswith("--home="):
+        if word in ("--json", "--yes", "-y") or word.startswith(("--home=", "--approve-with=")):
             front.append(word)
-        elif word == "--home":
+        elif word in ("--home", "--approve-with"):
             front += [word, *[value for value in [next(words, None)] if value is not None]]
         else:
             rest.append(word)

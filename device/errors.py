@@ -41,6 +41,11 @@ class Trouble(StrEnum):
     K11_MISSING = "k11_missing"
     K11_PAGE_UNAVAILABLE = "k11_page_unavailable"
     K11_TIMEOUT = "k11_timeout"
+    K11_KEY_NOT_FOUND = "k11_key_not_found"
+    K11_KEY_UNSUITABLE = "k11_key_unsuitable"
+    K11_KEY_LOST = "k11_key_lost"
+    K11_PIN_NOT_SET = "k11_pin_not_set"
+    K11_PIN_BLOCKED = "k11_pin_blocked"
     DECLINED = "declined"
     PEER_NOT_TRUSTED = "peer_not_trusted"
     ANSWER_NOT_TRUSTED = "answer_not_trusted"
@@ -76,6 +81,11 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.K11_MISSING: ExitCode.REFUSED,
         Trouble.K11_PAGE_UNAVAILABLE: ExitCode.UNAVAILABLE,
         Trouble.K11_TIMEOUT: ExitCode.REFUSED,
+        Trouble.K11_KEY_NOT_FOUND: ExitCode.UNAVAILABLE,
+        Trouble.K11_KEY_UNSUITABLE: ExitCode.REFUSED,
+        Trouble.K11_KEY_LOST: ExitCode.UNAVAILABLE,
+        Trouble.K11_PIN_NOT_SET: ExitCode.REFUSED,
+        Trouble.K11_PIN_BLOCKED: ExitCode.REFUSED,
         Trouble.DECLINED: ExitCode.REFUSED,
         Trouble.PEER_NOT_TRUSTED: ExitCode.UNTRUSTED,
         Trouble.ANSWER_NOT_TRUSTED: ExitCode.UNTRUSTED,

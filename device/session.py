@@ -105,9 +105,16 @@ class Device:
 
     def authenticator(self, kind: K11Kind) -> Authenticator:
         """Return who approves for this device."""
-        if kind is K11Kind.SOFTWARE:
-            return SoftwareAuthenticator(self.home)
-        return BrowserAuthenticator(self.show.k11_page)
+        match kind:
+            case K11Kind.SOFTWARE:
+                return SoftwareAuthenticator(self.home)
+            case K11Kind.SECURITY_KEY:
+                # Only here: the library costs every other command more than its own work does.
+                from device.k11.security_key import SecurityKeyAuthenticator  # noqa: PLC0415
+
+                return SecurityKeyAuthenticator(self.show)
+            case K11Kind.BROWSER:
+                return BrowserAuthenticator(self.show.k11_page)
 
     def k11(self) -> tuple[Authenticator, K11Record]:
         """Return this master's K11. Raises `k11_missing` on a device without one."""
@@ -116,7 +123,8 @@ class Device:
             raise DeviceError(Trouble.K11_MISSING, "this device has no K11; only a master can approve that")
         if record.kind is K11Kind.SOFTWARE:
             self.show.software_k11()
-        return self.authenticator(record.kind), record
+        wished = self.show.asked_by
+        return self.authenticator(wished.instead_of(record.kind) if wished else record.kind), record
 
     def is_master(self) -> bool:
         """Whether this device was made by `init`."""

@@ -61,14 +61,16 @@ def set_up(home: Home, profile: Profile, show: Show) -> Device:
 def own_k11(device: Device, kind: K11Kind) -> K11Record:
     """Return the public half of this device's K11, made now where there is none.
 
+    Of a browser's key and a security key, the one that is there serves either way.
+
     Raises:
-        DeviceError: `already_initialised` where it is of another kind; otherwise as the authenticator.
+        DeviceError: `already_initialised` where it has another origin; otherwise as the authenticator.
     """
     record = K11Record.load(device.home)
     if record is None:
         record = device.authenticator(kind).create(device.home, device_key_hash=device.k10.key_hash)
         record.save(device.home)
-    if record.kind is not kind:
+    if record.kind.origin != kind.origin:
         raise DeviceError(
             Trouble.ALREADY_INITIALISED, f"this device's K11 is of kind {record.kind}; use another --home for {kind}"
         )

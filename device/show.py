@@ -1,7 +1,9 @@
 """What people see: on stderr, so that stdout carries results alone; rich on a terminal, plain elsewhere."""
 
+import getpass
 import json
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -14,10 +16,11 @@ from rich.table import Table
 
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import KeyServiceError
+from device.advice import advice_on
 from device.errors import DeviceError, Trouble
 from device.intent import Intent
+from device.k11.port import AskedBy
 from device.k11.software import BANNER
-from device.problems import RETRY_AFTER
 
 _GAP: Final = "  "
 #: Light modules around a QR code.
@@ -32,14 +35,19 @@ def clean(text: str) -> str:
 
 
 class Show:
-    """One run's output. `json` mode prints one JSON document on stdout, and errors as one on stderr."""
+    """One run's output. `json` mode prints one JSON document on stdout, and errors as one on stderr.
 
-    def __init__(self, *, as_json: bool = False, yes: bool = False) -> None:
+    `asked_by` is how this person wants to be asked for K11, None for the way in which the key was made.
+    """
+
+    def __init__(self, *, as_json: bool = False, yes: bool = False, asked_by: AskedBy | None = None) -> None:
         self.as_json = as_json
+        self.asked_by = asked_by
         self._yes = yes
         self._err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._warned = False
+        self._shown: bytes | None = None
 
     def note(self, text: str) -> None:
         """A line on stderr for people."""
@@ -105,7 +113,7 @@ class Show:
 
     def person_asked(self) -> "Show":
         """The same without --yes, for questions that nothing said beforehand can answer."""
-        return Show(as_json=self.as_json)
+        return Show(as_json=self.as_json, asked_by=self.asked_by)
 
     def approval_needed(self, request: str) -> None:
         """Ask for a master's K11; shown in every mode, since nothing goes on without it."""
@@ -114,8 +122,36 @@ class Show:
 
     def signing(self, intent: Intent) -> None:
         """Show what is about to be signed."""
-        if self.as_json:
-            return
+        if not self.as_json:
+            self._draw(intent)
+
+    def about(self, intent: Intent) -> None:
+        """Show what a security key will approve, in every mode, unless it was shown just before."""
+        if self._shown != intent.digest:
+            self._draw(intent)
+
+    def hint(self, words: str) -> None:
+        """Say what to do with a security key; shown in every mode, since nothing goes on without it."""
+        self._err.print(escape(clean(words)))
+
+    def pin(self, question: str) -> str:
+        """Return a PIN that was typed on the terminal, where it is not shown.
+
+        Raises:
+            DeviceError: `usage` where there is no terminal, `declined` where nothing was typed.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", getpass.GetPassWarning)  # it would show what is typed
+                typed = getpass.getpass(clean(question))
+        except (getpass.GetPassWarning, EOFError, OSError):
+            raise DeviceError(Trouble.USAGE, "a PIN is read from a terminal alone, and there is none here") from None
+        if not typed:
+            raise DeviceError(Trouble.DECLINED, "no PIN given; nothing was approved")
+        return typed
+
+    def _draw(self, intent: Intent) -> None:
+        self._shown = intent.digest
         lines = [*intent.lines, ("digest", hex_encode(intent.digest))]
         if not self._err.is_terminal:
             self._err.print(f"signing: {escape(clean(intent.title))}")
@@ -178,7 +214,7 @@ class Show:
 
     def error(self, error: DeviceError | KeyServiceError) -> None:
         """Print a refusal on stderr: `reason: detail`, or `{"error":{"reason",…}}`."""
-        advice = _advice(error)
+        advice = clean(advice_on(error))
         if self.as_json:
             members: dict[str, object] = {"detail": clean(error.detail), "reason": str(error.reason)}
             if isinstance(error, KeyServiceError):
@@ -204,34 +240,3 @@ def _plain(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(item) for item in value) or "none"
     return "none" if value is None else str(value)
-
-
-_ADVICE: Final[Mapping[str, str]] = {
-    "cap_expired": "Your clock may be behind; compare it with the server's.",
-    "cap_not_yet_valid": "Your clock may be ahead; compare it with the server's.",
-    "service_not_in_scope": "A master can grant it: agentkeys scope set AGENT --grant SERVICE",
-    "operator_frozen": "A master or a restore froze everything: see agentkeys device list, then agentkeys unfreeze.",
-    "change_not_authorised": "The registry's state does not fit it, or who signed it may not; see agentkeys whoami.",
-    "device_unknown": "The registry does not know this device yet; a master lets it in: agentkeys agent approve CODE.",
-    "k11_required": "Only a master device with its K11 can do that; for typed data an agent may --ask-master.",
-    "proof_invalid": "This machine's clock may be off; it must be right to a minute.",
-    "policy_refused": "The signer's host does not allow that, or the wallet is your own and signs by itself.",
-    "version_not_current": "Somebody changed it meanwhile; look with agentkeys cred list and try again.",
-    "ceremony_ended": "Its ten minutes are over, or it was used. Run the command again to begin anew.",
-    "not_confirmed": "Run the command again to begin anew.",
-    "identity_not_offered": "Ask your host which identities this deployment takes.",
-    "invalid_evidence": "What was proved does not count here: too old, not the deployment's, or not taken by its host.",
-    "already_bound": "That identity or device has a tree already: a master of it can let this machine in.",
-    "rate_limited": "That was asked too often; wait a while.",
-    "mail_unreachable": "The broker could not hand the mail over; check the address, or try again later.",
-    "k11_invalid": "A software K11 works only with a registry started with --allow-software-k11.",
-}
-
-
-def _advice(error: DeviceError | KeyServiceError) -> str:
-    words = _ADVICE.get(str(error.reason), "")
-    if isinstance(error, KeyServiceError) and str(error.reason).startswith("cap_") and "server_time" in error.metadata:
-        words += f" Server time: {clean(error.metadata['server_time'])} (Unix seconds)."
-    if isinstance(error, KeyServiceError) and RETRY_AFTER in error.metadata:
-        words += f" Try again in {clean(error.metadata[RETRY_AFTER])} s."
-    return words.strip()

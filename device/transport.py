@@ -1,10 +1,12 @@
 """HTTPS to one origin of the profile: checked peer, no redirects, no proxies, bounded in size and time."""
 
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -63,6 +65,28 @@ def _named_errors(origin: str) -> Iterator[None]:
         raise DeviceError(Trouble.USAGE, f"{origin}: no such address") from exc
 
 
+class Stream:
+    """An answer that goes on for as long as both sides like. Nothing in it has been verified."""
+
+    __slots__ = ("_response", "status")
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self._response = response
+
+    def chunks(self) -> Iterator[bytes]:
+        """What comes, as it comes."""
+        return self._response.iter_raw()
+
+    def cut(self) -> None:
+        """End it at once, from any thread: whoever waits for a chunk gets `unreachable`, or the end."""
+        found = self._response.extensions.get("network_stream")
+        connected = None if found is None else found.get_extra_info("socket")
+        if isinstance(connected, socket.socket):
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+
 def _seconds(value: str) -> int | None:
     """A Retry-After in seconds; its other form, a date, is not used by our parts."""
     return int(value) if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS else None
@@ -70,6 +94,11 @@ def _seconds(value: str) -> int | None:
 
 def _timeout(read_s: float) -> httpx.Timeout:
     return httpx.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
+
+
+def _check_coding(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the answer is compressed, which was not asked for")
 
 
 class Channel:
@@ -122,6 +151,26 @@ class Channel:
             self._client.build_request("POST", path, content=body, headers=sent, timeout=_timeout(timeout_s))
         )
 
+    @contextmanager
+    def stream(self, path: str, *, silence_s: float, headers: Mapping[str, str]) -> Iterator[Stream | Answer]:
+        """GET a path whose answer goes on: what comes, or the whole answer where the status is not 200.
+
+        Raises:
+            DeviceError: as `post`, also while it is read; `unreachable` after `silence_s` without a byte.
+        """
+        request = self._client.build_request("GET", path, headers=headers, timeout=_timeout(silence_s))
+        with _named_errors(self.origin):
+            response = self._client.send(request, stream=True)
+            try:
+                if response.status_code != HTTPStatus.OK:
+                    body = self._body(response, time.monotonic() + TOTAL_TIMEOUT_S)
+                    yield Answer(response.status_code, body)
+                    return
+                _check_coding(response)
+                yield Stream(response)
+            finally:
+                response.close()
+
     def _send(self, request: httpx.Request) -> Answer:
         started = time.monotonic()
         with _named_errors(self.origin):
@@ -133,8 +182,7 @@ class Channel:
                 response.close()
 
     def _body(self, response: httpx.Response, deadline: float) -> bytes:
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the answer is compressed, which was not asked for")
+        _check_coding(response)
         body = bytearray()
         for chunk in response.iter_raw():
             body += chunk

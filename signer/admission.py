@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentkeys_core.authorisation import authorise, check_context, verify_cosign, verify_device_signature
+from agentkeys_core.authorisation import authorise, check_context, verify_cosign
 from agentkeys_core.captoken import Cap, CapRequest
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import Effect, K11Rule, ObjectClass, WorkerClass, k11_required, owner_of

@@ -90,6 +90,18 @@ def _install_chromium(folder: Path) -> None:
     shutil.rmtree(folder / "node_modules")
 
 
+def _install_security_key(folder: Path) -> None:
+    """Build OpenSK's firmware as a program, of the crates that its Cargo.lock pins."""
+    cargo = needed("cargo", "the security key of the K11 tests is Rust: OpenSK's firmware as a program (1.85 or newer)")
+    cache = HOME / "cache"
+    build = [cargo, "build", "--release", "--locked", "--quiet", "--target-dir", str(cache / "cargo-build")]
+    places = {"CARGO_HOME": str(cache / "cargo")}
+    if (toolchains := Path(cargo).parents[2] / ".rustup").is_dir():
+        places["RUSTUP_HOME"] = str(toolchains)  # cargo is rustup's then, and must find what it stands for
+    run(build, ROOT / "tests" / "foreign" / "security-key", **places)
+    shutil.copy(cache / "cargo-build" / "release" / "security-key", folder)
+
+
 _CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
 _NODE_WHY = "the Node client of the foreign client tests needs its packages (Node.js 20 or newer)"
 _OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
@@ -100,6 +112,7 @@ SERVICES = {
         Service(name="minio", version=MINIO, program="minio", install=_install_minio),
         Service(name="chromium", version="153.0.0", program="chromium", install=_install_chromium),
         Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
+        Service(name="security-key", version="0.1.0", program="security-key", install=_install_security_key),
         Service(
             name="node-client",
             version="1.14.7",

@@ -9,9 +9,10 @@ from dataclasses import InitVar, dataclass, field
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from agentkeys_core.authorisation import check_context, verify_cosign, verify_device_signature
+from agentkeys_core.authorisation import check_context, verify_cosign
 from agentkeys_core.bodies import AuditListBody, ListBody, StoreBody, check_empty_body, request_hash
 from agentkeys_core.captoken import Cap, CapRequest
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import Effect, ObjectClass, Op, WorkerClass, object_path

@@ -1,5 +1,6 @@
 """`device list | revoke | rotate`, `freeze`, `unfreeze`, `teardown`."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -8,12 +9,14 @@ from agentkeys_core.encoding import address_encode, hex_encode
 from agentkeys_core.ops import ObjectClass
 from agentkeys_core.registry import DeviceRecord, OperatorState
 from device.agents import actor_named, device_named, freeze, revoke_device, state_now, unfreeze
+from device.broker_session import BrokerSession
 from device.commands import masters
 from device.commands.context import device_json, opened, options, receipt_json
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import class_words, moment, role_words
 from device.keys import K10
+from device.last_use import last_uses, use_words
 from device.masters import revoke_master, teardown, threshold_after
 from device.rotating import ask_without_old_key, rotate
 from device.session import Device, load_profile
@@ -30,32 +33,39 @@ app.command("threshold")(masters.threshold_command)
 
 @app.command("list")
 def list_command(context: typer.Context) -> None:
-    """List all devices, masters and agents, revoked ones too."""
+    """List all devices, masters and agents, revoked ones too. When each was last used is the broker's word alone."""
     with opened(context) as device:
-        state = state_now(device)
+        state, uses = state_now(device), last_uses(BrokerSession(device))
         records = sorted(
             state.devices.values(), key=lambda record: (record.tier, record.label or "", record.registered_at)
         )
         data = {
-            "devices": [device_json(record) for record in records],
+            "devices": [
+                {**device_json(record), "last_seen_by_broker": (uses or {}).get(record.device_key_hash)}
+                for record in records
+            ],
             "frozen": state.frozen,
+            "last_seen_told": uses is not None,
             "rotations": [state.rotations[key].to_json() for key in sorted(state.rotations)],
             "threshold": state.threshold,
             "torn_down": {hex_encode(owner): bits for owner, bits in state.torn_down.items()},
         }
         device.show.table(
-            data, ("device", "state", "proof", "may", "since", "hash"), [_line(record) for record in records]
+            data,
+            ("device", "state", "proof", "may", "since", "last seen by broker", "hash"),
+            [_line(record, uses) for record in records],
         )
         _warn(device, state)
 
 
-def _line(record: DeviceRecord) -> tuple[str, ...]:
+def _line(record: DeviceRecord, uses: Mapping[bytes, int] | None) -> tuple[str, ...]:
     return (
         record.tier.name.lower() if record.label is None else f"{record.label}/{record.generation}",
         "revoked" if record.revoked else "active",
         f"{record.evidence} ({record.assurance})",
         role_words(record.roles) if record.is_master else "its scope",
         moment(record.registered_at),
+        use_words(uses, record.device_key_hash),
         hex_encode(record.device_key_hash),
     )
 

@@ -97,7 +97,12 @@ def init(
         ),
     ] = None,
     k11: Annotated[
-        K11Kind, typer.Option("--k11", help="browser: WebAuthn on this machine's own page. software: development only.")
+        K11Kind,
+        typer.Option(
+            "--k11",
+            help="browser: WebAuthn on this machine's own page. security-key: over USB, without a browser. "
+            "software: development only.",
+        ),
     ] = K11Kind.BROWSER,
 ) -> None:
     """Make this machine the first master device of a new tree: that of your wallet, or of an identity elsewhere.

@@ -37,7 +37,9 @@ def pair(
     master: Annotated[
         bool, typer.Option("--master", help="Become a further master instead of an agent: makes K11 as well. By --out.")
     ] = False,
-    k11: Annotated[K11Kind, typer.Option("--k11", help="With --master; software: development only.")] = K11Kind.BROWSER,
+    k11: Annotated[
+        K11Kind, typer.Option("--k11", help="With --master, as for init; software: development only.")
+    ] = K11Kind.BROWSER,
     services: ServicesOption = None,
     out: Annotated[
         Path | None,

@@ -44,6 +44,13 @@ class Form:
             raise DeviceError(Trouble.USAGE, f"{name} was given more than once")
         return values[0].strip() if values else ""
 
+    def number(self, name: str, *, low: int, high: int) -> int:
+        """A whole number. Raises `usage`."""
+        text = self.one(name)
+        if not text.isascii() or not text.isdigit() or len(text) > len(str(high)) or not low <= int(text) <= high:
+            raise DeviceError(Trouble.USAGE, f"{name} is a number from {low} to {high}")
+        return int(text)
+
     def many(self, name: str) -> tuple[str, ...]:
         """All values of a field."""
         return self._members.get(name, ())

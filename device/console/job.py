@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from agentkeys_core.errors import KeyServiceError
@@ -18,6 +19,15 @@ from device.show import Show
 #: How long a browser's request waits for the next thing to show.
 SETTLE_S: Final = 30.0
 
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A file that others go on with."""
+
+    name: str
+    data: bytes
+
+
 Work = Callable[["Job", Device], Sequence[str]]
 
 
@@ -30,6 +40,7 @@ class Job:
         self.terminal = terminal
         self.waiting = self.compare = self.window = ""
         self.result: Sequence[str] | None = None
+        self.file: HandedOver | None = None
         self.error: DeviceError | KeyServiceError | None = None
         self.ended = False
         self._home = home
@@ -88,6 +99,10 @@ class Job:
             self.waiting, self.compare = words, compare
             self._changed.notify_all()
 
+    def hand_over(self, name: str, data: bytes) -> None:
+        """Leave a file for the person to take elsewhere."""
+        self.file = HandedOver(name, data)
+
     def stop(self) -> bool:
         """Decline whatever it asks or waits for; false where it is sending just now, which ends by itself."""
         self._stopped.set()
@@ -119,7 +134,7 @@ class Job:
 
 
 class _JobDevice(Device):
-    """The device of one job, whose K11 asks in the console."""
+    """The device of one job, whose K11 asks on its page, where a browser asks security keys as well."""
 
     job: Job
 

@@ -9,22 +9,31 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from agentkeys_core.errors import KeyServiceError
-from device.agents import state_now
-from device.audit_trail import export_own
-from device.console.actions import action_of, approval_of
+from device.console.actions import action_of, key_hash_of
+from device.console.desk import Desk
 from device.console.forms import Form
-from device.console.job import Job, PageShow, Work
-from device.console.pages import agents_page, devices_page, job_page, pair_page, refused_page, trail_page
+from device.console.inbox import Inbox
+from device.console.inbox_pages import changes_page, pair_page
+from device.console.job import Job, Work
+from device.console.job_pages import job_page
+from device.console.letting_in import approval_of
+from device.console.live import Live
+from device.console.pages import agents_page, destroy_page, devices_page, masters_page
+from device.console.render import refused_page
+from device.console.trail_pages import trail_file, trail_page
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.k11.page import DECLINED
+from device.last_use import last_uses
+from device.live import FIRST_PAUSE_S
 from device.local_web import JSON, Reply
-from device.pairing_desk import Claimed, MasterSide
-from device.pairing_link import SCHEME, PairingLink
-from device.session import Device
 from device.show import Show
 
 _PACKAGE: Final = "device.console"
+_LIVE: Final = "/live"
+_MAX_FIELDS: Final = 8
+
+Query = Mapping[str, str]
 
 
 class Console:
@@ -34,59 +43,70 @@ class Console:
         "/": (_PACKAGE, "index.html"),
         "/console.css": (_PACKAGE, "console.css"),
         "/console.js": (_PACKAGE, "console.js"),
+        "/live.js": (_PACKAGE, "live.js"),
     }
 
     stores = True  # the token, for as long as the tab lives
 
-    def __init__(self, home: Home, terminal: Show) -> None:
+    def __init__(self, home: Home, terminal: Show, *, pause_s: float = FIRST_PAUSE_S) -> None:
         self.token = secrets.token_urlsafe(32)
         self._home = home
         self._terminal = terminal
         self._lock = threading.Lock()  # one request works on the device at a time; jobs have devices of their own
-        self._show = PageShow()
-        self._device = Device.open(home, self._show)
-        self._master = MasterSide(self._device)
-        self._claimed: Claimed | None = None
-        self._compared = False
+        self._live = Live()
+        self._desk = Desk(home, self._live, pause_s=pause_s)
+        self._inbox = Inbox()
         self._job: Job | None = None
-        self._pages: Mapping[str, Callable[[Mapping[str, list[str]]], Reply]] = {
-            "/page/agents": lambda _: agents_page(state_now(self._device), self._device.k10.key_hash, self._said()),
-            "/page/audit": self._audit,
-            "/page/audit.json": lambda _: Reply(body=export_own(self._device)[0].encode(), kind=JSON),
-            "/page/devices": lambda _: devices_page(state_now(self._device), self._device.k10.key_hash, self._said()),
+        self._pages: Mapping[str, Callable[[Query], Reply]] = {
+            "/page/agents": lambda _: agents_page(self._desk.seen(), last_uses(self._desk.session)),
+            "/page/audit": lambda query: trail_page(self._desk, query),
+            "/page/audit.json": lambda query: trail_file(self._desk, query),
+            "/page/changes": lambda _: changes_page(self._inbox, self._desk.device, self._desk.seen().state),
+            "/page/destroy": self._destroy,
+            "/page/devices": lambda _: devices_page(self._desk.seen(), last_uses(self._desk.session)),
+            "/page/file": self._file,
             "/page/job": lambda _: job_page(self._job),
-            "/page/pair": lambda _: pair_page(self._claimed, compared=self._compared),
+            "/page/masters": lambda _: masters_page(self._desk.seen(), self._desk.own_k11()),
+            "/page/pair": lambda _: pair_page(self._inbox),
         }
         self._forms: Mapping[str, Callable[[Form], str]] = {
-            "/claim": self._claim,
             "/approve": self._approve,
+            "/claim": lambda form: self._inbox.claim(self._desk.device, self._desk.master, form.one("code")),
             "/do": self._do,
+            "/hand-in": lambda form: self._inbox.hand_in(self._desk.device, form.one("text")),
             "/stop": self._stop,
         }
 
     def close(self) -> None:
-        """End what is under way: questions are declined."""
+        """End what is under way: questions are declined, pages that wait are answered."""
+        self._live.close()
         if self._job is not None:
             self._job.stop()
-        self._device.__exit__()
+        self._desk.close()
 
     def knows(self, method: str, target: str) -> bool:
         """Whether there is a page or form at this path."""
         if method == "GET":
-            return urlsplit(target).path in self._pages
+            path = urlsplit(target).path
+            return path in self._pages or path == _LIVE
         return target in self._forms or target == "/answer"
 
     def get(self, target: str) -> Reply:
         """A page; one that tells why not, where something refused."""
         split = urlsplit(target)
+        try:
+            query = {name: values[0] for name, values in parse_qs(split.query, max_num_fields=_MAX_FIELDS).items()}
+        except ValueError:  # a query with too many fields
+            return Reply(status=HTTPStatus.BAD_REQUEST)
+        if split.path == _LIVE:
+            return self._live.answer(query.get("tick", ""))
         with self._lock:
-            self._show.said.clear()
             try:
-                return self._pages[split.path](parse_qs(split.query, max_num_fields=8))
+                self._desk.renew()
+                self._desk.show.said.clear()
+                return self._pages[split.path](query)
             except (DeviceError, KeyServiceError) as exc:
                 return refused_page(exc, HTTPStatus.BAD_GATEWAY)
-            except ValueError:  # a query with too many fields
-                return Reply(status=HTTPStatus.BAD_REQUEST)
 
     def post(self, target: str, body: bytes) -> Reply:
         """Where to go next, or why not."""
@@ -94,6 +114,7 @@ class Console:
             return self._answer(body)
         with self._lock:
             try:
+                self._desk.renew()
                 return _told(HTTPStatus.OK, go=self._forms[target](Form.parse(body)))
             except (DeviceError, KeyServiceError) as exc:
                 return _told(HTTPStatus.BAD_REQUEST, error=exc.detail or str(exc.reason), reason=str(exc.reason))
@@ -111,36 +132,20 @@ class Console:
             return _told(HTTPStatus.OK, go="job")
         return reply
 
-    def _claim(self, form: Form) -> str:
-        code, link = form.one("code"), None
-        if code.startswith(SCHEME):
-            link = PairingLink.parse(code)
-            if link.broker != self._device.profile.broker:
-                raise DeviceError(Trouble.PAIR_INVALID, "That machine asks at another broker than this one.")
-        claimed = self._master.claim(code if link is None else link.code)
-        if link is not None and not secrets.compare_digest(link.hash, claimed.hash):
-            raise DeviceError(Trouble.PAIRING_HASH_MISMATCH, "That key was not made on that machine.")
-        self._claimed, self._compared = claimed, link is not None
-        return "pair"
-
     def _approve(self, form: Form) -> str:
-        claimed = self._claimed
-        if claimed is None or form.one("id") != claimed.id:
-            raise DeviceError(Trouble.USAGE, "That pairing is not the one shown; enter its code anew.")
-        work = approval_of(form, claimed)
-        self._start(work, k11=True)
-        self._claimed = None
+        self._start(approval_of(form, self._inbox, self._desk.device), k11=True)
+        self._inbox.clear()
         return "job"
 
     def _do(self, form: Form) -> str:
-        work, k11 = action_of(form)
+        work, k11 = action_of(form, lambda: self._desk.seen().state)
         self._start(work, k11=k11)
         return "job"
 
     def _stop(self, form: Form) -> str:  # noqa: ARG002 - there is one job
         if self._job is not None:
             self._job.stop()
-        self._claimed = None
+        self._inbox.clear()
         return "devices"
 
     def _start(self, work: Work, *, k11: bool) -> None:
@@ -149,13 +154,14 @@ class Console:
         self._job = Job(self._home, work, k11=k11, terminal=self._terminal)
         self._job.start()
 
-    def _audit(self, query: Mapping[str, list[str]]) -> Reply:
-        export, verdict = export_own(self._device)
-        kind, part = (query.get(name, [""])[0] for name in ("kind", "part"))
-        return trail_page(export, verdict, kind=kind, part=part, said=self._said())
+    def _destroy(self, query: Query) -> Reply:
+        seen = self._desk.seen()
+        return destroy_page(seen, key_hash_of(query["actor"]) if "actor" in query else seen.state.operator_omni)
 
-    def _said(self) -> list[str]:
-        return list(self._show.said)
+    def _file(self, query: Query) -> Reply:  # noqa: ARG002 - there is one
+        if self._job is None or self._job.file is None:
+            return Reply(status=HTTPStatus.NOT_FOUND)
+        return Reply(body=self._job.file.data, kind=JSON)
 
 
 def _told(status: HTTPStatus, **members: str) -> Reply:

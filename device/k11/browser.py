@@ -2,19 +2,16 @@
 
 import secrets
 from collections.abc import Callable
-from typing import Final
 
-from agentkeys_core.encoding import b64u_encode, hex_encode
-from agentkeys_core.k11 import K11_PORT, RP_ID, K11Assertion
-from device.errors import DeviceError, Trouble
+from agentkeys_core.encoding import hex_encode
+from agentkeys_core.k11 import K11_PORT, K11Assertion
 from device.home import Home
 from device.intent import Intent
 from device.k11.ceremony import read_assertion, read_creation
+from device.k11.options import creation_options, request_options
 from device.k11.page import TIMEOUT_S, Ceremony, Task, run_ceremony
-from device.k11.port import K11Record
+from device.k11.port import K11Record, check_shown
 from device.keys import SignedDigest
-
-_ES256: Final = -7
 
 
 class BrowserAuthenticator:
@@ -39,25 +36,12 @@ class BrowserAuthenticator:
         """Have the browser make a key with user verification and return its public half."""
         challenge = secrets.token_bytes(32)
         made: list[K11Record] = []
-        options = {
-            "attestation": "none",
-            "authenticatorSelection": {"residentKey": "discouraged", "userVerification": "required"},
-            "challenge": b64u_encode(challenge),
-            "pubKeyCredParams": [{"alg": _ES256, "type": "public-key"}],
-            "rp": {"id": RP_ID, "name": "AgentKeys on this machine"},
-            "timeout": int(self._timeout_s * 1000),
-            "user": {
-                "displayName": "AgentKeys master",
-                "id": b64u_encode(device_key_hash),
-                "name": hex_encode(device_key_hash)[:16],
-            },
-        }
         task = Task(
             kind="create",
             title="Make this device's K11 key",
             lines=(("used for", "approving what this device signs"), ("device", hex_encode(device_key_hash))),
             digest="",  # nothing is signed yet that a terminal could show
-            options=options,
+            options=creation_options(challenge, device_key_hash=device_key_hash, timeout_s=self._timeout_s),
             accept=lambda obj: made.append(read_creation(obj, challenge=challenge)),
         )
         self._run(task)
@@ -65,23 +49,14 @@ class BrowserAuthenticator:
 
     def approve(self, record: K11Record, signed: SignedDigest, intent: Intent) -> K11Assertion:
         """Show the intent on the page and return the assertion of whoever approved it."""
-        signed.check()
-        if intent.digest != signed.name:
-            raise DeviceError(Trouble.INTERNAL, "the page would show something else than is signed")
+        check_shown(signed, intent)
         given: list[K11Assertion] = []
-        options = {
-            "allowCredentials": [{"id": b64u_encode(record.credential_id), "type": "public-key"}],
-            "challenge": b64u_encode(signed.challenge),
-            "rpId": RP_ID,
-            "timeout": int(self._timeout_s * 1000),
-            "userVerification": "required",
-        }
         task = Task(
             kind="get",
             title=intent.title,
             lines=intent.lines,
             digest=hex_encode(intent.digest),
-            options=options,
+            options=request_options(signed.challenge, record=record, timeout_s=self._timeout_s),
             accept=lambda obj: given.append(read_assertion(obj, challenge=signed.challenge, record=record)),
         )
         self._run(task)

@@ -1,4 +1,4 @@
-"""What comes back from `navigator.credentials`: read strictly, checked against what was asked, and only then sent on.
+"""What comes back from `navigator.credentials` or over USB: read strictly, checked against what was asked, and sent on.
 
 Registry and signer check every assertion again with a WebAuthn library; these checks find a wrong key or page while the
 person is still there.
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from agentkeys_core.encoding import b64u_decode, b64u_encode, fields, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
-from agentkeys_core.k11 import RP_ID_HASH, K11Assertion
+from agentkeys_core.k11 import K11_ORIGIN, RP_ID_HASH, K11Assertion
 from agentkeys_core.keys import ES256PublicKey
 from device.k11.port import K11Kind, K11Record
 
@@ -81,8 +81,8 @@ def _cbor_items(data: bytes, count: int) -> list[object]:
     return items
 
 
-def read_creation(obj: object, *, challenge: bytes) -> K11Record:
-    """Return the public half of the key that the page made for this challenge.
+def read_creation(obj: object, *, challenge: bytes, kind: K11Kind = K11Kind.BROWSER) -> K11Record:
+    """Return the public half of the key that was made for this challenge; `kind` is who was asked.
 
     Raises:
         KeyServiceError: `k11_invalid` or `unknown_fields` for an answer that is not a fresh, user-verified ES256
@@ -90,8 +90,7 @@ def read_creation(obj: object, *, challenge: bytes) -> K11Record:
     """
     members = fields(obj, required=("attestation_object", "client_data_json", "credential_id"), reason=_BAD)
     parts = {name: b64u_decode(value, reason=_BAD) for name, value in members.items()}
-    origin = K11Kind.BROWSER.origin
-    _check_client_data(parts["client_data_json"], kind="webauthn.create", challenge=challenge, origin=origin)
+    _check_client_data(parts["client_data_json"], kind="webauthn.create", challenge=challenge, origin=K11_ORIGIN)
     attestation = _cbor_items(parts["attestation_object"], 1)[0]
     data = attestation.get("authData") if isinstance(attestation, dict) else None
     if not isinstance(data, bytes):
@@ -104,7 +103,7 @@ def read_creation(obj: object, *, challenge: bytes) -> K11Record:
         raise _refuse("another credential")
     cose = _cbor_items(data[end:], 2 if flags & _EXTENSIONS else 1)[0]
     key = _p256(cose)
-    return K11Record(kind=K11Kind.BROWSER, credential_id=parts["credential_id"], x=key.x, y=key.y)
+    return K11Record(kind=kind, credential_id=parts["credential_id"], x=key.x, y=key.y)
 
 
 def _p256(cose: object) -> ES256PublicKey:
@@ -130,7 +129,7 @@ def read_assertion(obj: object, *, challenge: bytes, record: K11Record) -> K11As
         credential_id=record.credential_id,
         x=record.x,
         y=record.y,
-        origin=K11Kind.BROWSER.origin,
+        origin=K11_ORIGIN,
         rp_id_hash=RP_ID_HASH,
     )
     check_assertion(assertion, challenge=challenge, expected=expected)

@@ -20,15 +20,30 @@ _LIMIT: Final = 8192
 
 
 class K11Kind(StrEnum):
-    """Where the private half is."""
+    """By whom the key was made: the person's browser, this program with a security key, or software in the folder.
+
+    The first two make keys of one relying party and origin, so each may ask for a key of the other.
+    """
 
     BROWSER = "browser"
+    SECURITY_KEY = "security-key"
     SOFTWARE = "software"
 
     @property
     def origin(self) -> str:
         """The origin that assertions of this kind carry."""
-        return K11_ORIGIN if self is K11Kind.BROWSER else SOFTWARE_ORIGIN
+        return SOFTWARE_ORIGIN if self is K11Kind.SOFTWARE else K11_ORIGIN
+
+
+class AskedBy(StrEnum):
+    """How the holder of a key is asked, whoever made it."""
+
+    BROWSER = "browser"
+    SECURITY_KEY = "security-key"
+
+    def instead_of(self, kind: K11Kind) -> K11Kind:
+        """Return whom to ask for a key of this kind; software asks nobody."""
+        return kind if kind is K11Kind.SOFTWARE else K11Kind(self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +101,40 @@ class K11Record:
         home.create(K11_FILE, self.encode())
 
 
+def check_shown(signed: SignedDigest, intent: Intent) -> None:
+    """Raise `internal` unless K10 signed, and what the person is shown is what it signed."""
+    signed.check()
+    if intent.digest != signed.name:
+        raise DeviceError(Trouble.INTERNAL, "something else would be shown than is signed")
+
+
+class Holder(Protocol):
+    """The person with a security key in hand, as this program reaches them."""
+
+    def about(self, intent: Intent) -> None:
+        """Show what will be approved, unless that was shown just before."""
+        ...
+
+    def hint(self, words: str) -> None:
+        """Say what to do with the key; shown in every mode, since nothing goes on without it."""
+        ...
+
+    def pin(self, question: str) -> str:
+        """Return a PIN as typed, which nothing may show or keep.
+
+        Raises:
+            DeviceError: `usage` where nobody can be asked, `declined` where nothing was typed.
+        """
+        ...
+
+
 class Authenticator(Protocol):
     """Makes a K11 key, and later asks its holder to approve."""
 
     def create(self, home: Home, *, device_key_hash: bytes) -> K11Record:
         """Make a key and return its public half, not yet saved.
 
-        Raises `declined`, `k11_timeout` or `k11_page_unavailable`.
+        Raises `declined`, `k11_timeout`, `k11_page_unavailable` or what is wrong with a security key.
         """
         ...
 
@@ -100,7 +142,7 @@ class Authenticator(Protocol):
         """Return an assertion over `signed.challenge`, after the holder saw `intent`.
 
         Raises:
-            DeviceError: `declined`, `k11_timeout` or `k11_page_unavailable`; `internal` for something that K10 did
-                not sign.
+            DeviceError: `declined`, `k11_timeout`, `k11_page_unavailable` or what is wrong with a security key;
+                `internal` for something that K10 did not sign.
         """
         ...

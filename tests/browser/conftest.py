@@ -1,13 +1,21 @@
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
+from device.home import Home
+from device.pairing_desk import MachineSide
+from device.setting_up import set_up
+from device.show import Show
 from tests.fakes.browser import chromium
 from tests.fakes.k11_port import k11_port
-from tests.unit.device.conftest import agent, authority, deployment, master, person
+from tests.unit.device.conftest import agent, authority, deployment, first, master, person, registry, second, third
+from tests.unit.device.deployment import Deployment
 
-__all__ = ["agent", "authority", "deployment", "master", "person"]  # a small deployment, for the console
+# a small deployment, for the console
+__all__ = ["agent", "authority", "deployment", "first", "master", "person", "registry", "second", "third"]
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +38,12 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     made.set_default_timeout(10_000)
     yield made
     made.close()
+
+
+@pytest.fixture
+def machine(deployment: Deployment, tmp_path: Path) -> Iterator[MachineSide]:
+    """A machine that wants to become an agent."""
+    with ExitStack() as stack:
+        home = stack.enter_context(Home.open(tmp_path / "machine", create=True))
+        device = stack.enter_context(set_up(home, deployment.profile, Show(as_json=True, yes=True)))
+        yield MachineSide(device)

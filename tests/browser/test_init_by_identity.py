@@ -170,7 +170,7 @@ def test_by_an_address(user: User, parts: Parts, context: BrowserContext) -> Non
     page = context.new_page()
     with user.init("--identity", "email", "--email", ADDRESS, "--k11", "software") as terminal:
         terminal.until("Waiting")
-        page.goto(parts.mail.mailbox.link())
+        page.goto(parts.mail.mailbox.link(ADDRESS))
         expect(page.locator("main")).to_contain_text(device_shown(terminal))
         picture(page, "init-email")
         page.set_viewport_size({"width": 360, "height": 640})
@@ -266,7 +266,7 @@ def test_a_run_that_was_stopped_goes_on(user: User, parts: Parts, context: Brows
     page = context.new_page()
     with user.init(*words) as terminal:
         terminal.until("Waiting")
-        page.goto(parts.mail.mailbox.link())
+        page.goto(parts.mail.mailbox.link("stopped@people.test"))
         press(page, "Yes, bind this device")
         done(page)
         agree_and_end(terminal)

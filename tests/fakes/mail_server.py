@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -16,6 +17,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from demo.process import free_port
 
+#: What a test waits for a mail that is handed over after the answer.
+PATIENCE_S = 20.0
 USER, PASSWORD = "agentkeys", "the mail password of the tests"
 
 
@@ -46,10 +49,16 @@ class Mailbox:
         self.messages.append(message_from_bytes(content if isinstance(content, bytes) else str(content).encode()))
         return "250 OK"
 
-    def link(self) -> str:
-        """The link of the newest message."""
-        text = str(self.messages[-1].get_payload())
+    def link(self, to: str = "") -> str:
+        """The link of the newest message, or of the newest one to somebody as soon as it is there."""
+        until = time.monotonic() + PATIENCE_S
+        while to and not self._to(to) and time.monotonic() < until:
+            time.sleep(0.02)
+        text = str((self._to(to) if to else self.messages)[-1].get_payload())
         return next(word for word in text.split() if word.startswith("https://"))
+
+    def _to(self, address: str) -> list[Message]:
+        return [message for message in self.messages if message["To"] == address]
 
 
 class MailServer:

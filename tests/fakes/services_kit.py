@@ -25,14 +25,17 @@ from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
+from broker.adapters.store.use_table import SqlDeviceUses
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.steps import Steps
 from broker.cosign import Cosigner
 from broker.keys import K1Keys
+from broker.last_use import LastUse
 from broker.proofs import Proofs
 from broker.quota import Quota, QuotaLimits
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
+from broker.web.device_routes import device_endpoints
 from broker.web.pairing_routes import pairing_endpoints
 from broker.web.routes import broker_endpoints
 from broker.web.session_routes import session_endpoints
@@ -117,10 +120,12 @@ class Services:
         self.engine = open_engine(database_url(None, folder))
         self.counters = SqlCounters(self.engine)
         keys = K1Keys.of(world.k1)
+        self.last_use = LastUse(SqlDeviceUses(self.engine), world.clock.now)  # which writes when a test says so
         self.cosigner = Cosigner(
             keys=keys,
             registry=registry,
             quota=Quota(limits, self.counters, world.clock.now),
+            last_use=self.last_use,
             clock=world.clock.now,
             aud=REGISTRY_ID,
         )
@@ -154,6 +159,7 @@ class Services:
                     signing=SigningRelay(self.cosigner, self.broker_signer),
                 ),
                 *session_endpoints(self.sessions),
+                *device_endpoints(self.sessions, self.last_use),
                 *pairing_endpoints(pairing, self.sessions),
             )
         )

@@ -72,3 +72,13 @@ passkeys: Final = Table(
     Column("used_at", BigInteger, nullable=False),
     Index("passkeys_by_use", "used_at"),
 )
+
+#: When the broker last co-signed for a device, to the minute. One row a device that the registry knows.
+device_uses: Final = Table(
+    "device_uses",
+    metadata,
+    Column("device", LargeBinary, primary_key=True),
+    Column("operator", LargeBinary, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Index("device_uses_by_operator", "operator"),
+)

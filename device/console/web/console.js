@@ -1,7 +1,8 @@
 "use strict";
 // Loads the pages of this process with the token of the address, and sends its forms.
 
-const PAGES = ["devices", "agents", "pair", "audit", "job"];
+const PAGES = ["devices", "agents", "masters", "pair", "audit", "job", "changes", "destroy"];
+const MAX_FILE_BYTES = 48 * 1024; // what is sent has at most 64 KiB, quotes escaped
 const BASE = location.pathname.replace(/\/$/, ""); // of this process: whatever lies elsewhere is not ours
 const main = document.getElementById("main");
 const message = document.getElementById("message");
@@ -24,6 +25,7 @@ function show(nodes) {
   const target = main.querySelector("[autofocus]") || heading;
   if (target === heading) heading.tabIndex = -1;
   target.focus();
+  document.dispatchEvent(new Event("shown"));
 }
 
 function tell(words) {
@@ -98,7 +100,7 @@ async function download(link) {
   made.download = link.dataset.name;
   made.click();
   URL.revokeObjectURL(made.href);
-  say("The export was saved; agentkeys audit verify checks it.");
+  say(`${link.dataset.name} was saved.`);
 }
 
 document.addEventListener("submit", (event) => {
@@ -122,6 +124,15 @@ document.addEventListener("click", (event) => {
   } else {
     working(target, "One moment …", () => send("/answer", { [target.dataset.answer]: true }));
   }
+});
+
+document.addEventListener("change", async (event) => {
+  const input = event.target.closest("[data-into]");
+  const file = input && input.files[0];
+  if (!file) return;
+  const into = input.form.elements[input.dataset.into];
+  into.value = file.size > MAX_FILE_BYTES ? "" : await file.text();
+  say(file.size > MAX_FILE_BYTES ? `${file.name} is too large to be one of agentkeys.` : `${file.name} is read.`);
 });
 
 const failed = (error) => { tell("This process does not answer"); say(error.message); };

@@ -17,7 +17,8 @@ from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
 from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.tables import metadata
-from broker.ports import Session, SignInMethod
+from broker.adapters.store.use_table import SqlDeviceUses
+from broker.ports import DeviceUse, Session, SignInMethod
 from tests.fakes.postgres import Postgres
 
 
@@ -143,6 +144,36 @@ def test_sessions_that_are_over_are_forgotten(engine: Engine) -> None:
     sessions.add(session(1, expires_at=11))
     sessions.add(session(9))
     assert sessions.find(session(1).id) is None
+
+
+def use(number: int, at: int, *, operator: int = 1) -> DeviceUse:
+    return DeviceUse(bytes([number]) * 32, bytes([operator]) * 32, at)
+
+
+def test_last_uses_go_forward_only_and_are_told_by_user(engine: Engine) -> None:
+    uses = SqlDeviceUses(engine)
+    uses.keep([])
+    uses.keep([use(2, 120), use(1, 60), use(3, 60, operator=2)])
+    uses.keep([use(1, 180), use(2, 60)])
+    assert uses.of_operator(bytes([1]) * 32) == {bytes([1]) * 32: 180, bytes([2]) * 32: 120}
+    assert SqlDeviceUses(engine).of_operator(bytes([2]) * 32) == {bytes([3]) * 32: 60}
+    assert uses.of_operator(bytes(32)) == {}
+
+
+def test_processes_that_keep_the_same_uses_do_not_lock_each_other_out(database: URL) -> None:
+    engines = [open_engine(database), open_engine(database)]
+    many = [use(number, 60) for number in range(200)]
+    orders = iter([many, many[::-1]] * 4)
+
+    def keep() -> bool:
+        order = next(orders)
+        SqlDeviceUses(engines[order[0].device[0] > 0]).keep(order)
+        return True
+
+    assert at_once(keep) == [True] * 8
+    assert len(SqlDeviceUses(engines[0]).of_operator(bytes([1]) * 32)) == 200
+    for engine in engines:
+        engine.dispose()
 
 
 def test_a_database_that_is_gone_is_a_named_refusal(tmp_path: Path, postgres: Postgres) -> None:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkeys_core.authorisation import authorise, verify_device_signature
+from agentkeys_core.authorisation import authorise
 from agentkeys_core.captoken import CapRequest, UncosignedCap
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.ids import child_omni, operator_omni
 from agentkeys_core.k11 import cap_challenge

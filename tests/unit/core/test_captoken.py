@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkeys_core.authorisation import check_context, verify_cosign, verify_device_signature
+from agentkeys_core.authorisation import check_context, verify_cosign
 from agentkeys_core.captoken import MAX_CAP_BYTES, Cap, CapRequest, UncosignedCap, cosign_message
+from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.encoding import b64u_encode, canonical_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256

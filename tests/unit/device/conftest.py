@@ -1,8 +1,5 @@
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,11 +8,16 @@ from agentkeys_core.eip712 import Domain
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.keys import DeviceKey
 from certs.ca import Authority
-from device.cli import run
 from device.home import Home
 from device.intent import Intent, change_intent
 from device.keys import K10, SignedDigest
+from tests.fakes.security_key import SecurityKey
 from tests.unit.device.deployment import TRUST_DOMAIN, Deployment, running
+from tests.unit.device.masters_kit import bring_in
+from tests.unit.device.persons import Outcome, Person
+from tests.unit.device.real_registry import RealRegistry, real_registry
+
+__all__ = ["Outcome", "Person"]  # known from here
 
 
 @pytest.fixture(scope="session")
@@ -29,50 +31,6 @@ def deployment(tmp_path: Path, authority: Authority) -> Iterator[Deployment]:
     """A deployment that listens."""
     with running(tmp_path, authority) as made:
         yield made
-
-
-@dataclass
-class Outcome:
-    """What one run of `agentkeys` gave."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-    @property
-    def reason(self) -> str:
-        return str(json.loads(self.err.strip().splitlines()[-1])["error"]["reason"])
-
-
-@dataclass
-class Person:
-    """Runs `agentkeys` with one home."""
-
-    home: Path
-    profile: Path
-    profile_hash: str
-    wallet_file: Path
-    capture: pytest.CaptureFixture[str]
-    deployment: Deployment
-
-    def __call__(self, *words: object, as_json: bool = True) -> Outcome:
-        self.capture.readouterr()
-        head = ["--home", str(self.home), "--yes", *(["--json"] if as_json else [])]
-        code = run([*head, *(str(word) for word in words)])
-        out, err = self.capture.readouterr()
-        return Outcome(code, out, err)
-
-    def profile_words(self) -> list[object]:
-        return ["--profile", self.profile, "--profile-hash", self.profile_hash]
-
-    def init(self, *words: object) -> Outcome:
-        wallet = words or ("--wallet-key-file", self.wallet_file)
-        return self("init", *self.profile_words(), "--k11", "software", *wallet)
 
 
 @pytest.fixture
@@ -123,6 +81,41 @@ def agent(person: Callable[[str], Person], master: Person, tmp_path: Path) -> Pe
 
 
 @pytest.fixture
+def registry(tmp_path: Path, deployment: Deployment) -> Iterator[RealRegistry]:
+    """The deployment's registry is the signer's own."""
+    with real_registry(tmp_path / "registry") as made:
+        made.stand_behind(deployment)
+        yield made
+
+
+@pytest.fixture
+def first(registry: RealRegistry, person: Callable[[str], Person]) -> Person:
+    """A user's first master."""
+    made = person("first")
+    assert made.init().code == 0
+    return made
+
+
+@pytest.fixture
+def second(registry: RealRegistry, person: Callable[[str], Person], first: Person, tmp_path: Path) -> Person:
+    """The same user's second master."""
+    made = person("second")
+    assert bring_in(made, first, tmp_path).code == 0
+    return made
+
+
+@pytest.fixture
+def third(
+    registry: RealRegistry, person: Callable[[str], Person], first: Person, second: Person, tmp_path: Path
+) -> Person:
+    """The third; the threshold is two from here."""
+    made = person("third")
+    assert bring_in(made, first, tmp_path).code == 0
+    assert first("device", "threshold", 2).code == 0
+    return made
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     with Home.open(tmp_path / "home", create=True) as opened:
         yield opened
@@ -133,3 +126,25 @@ def signed(home: Home) -> tuple[SignedDigest, Intent]:
     change = Freeze(operator_omni=bytes(32), incarnation=1, freeze_nonce=0)
     made = K10.load_or_make(home).sign_change(change, Domain.embedded("ab" * 32))
     return made, change_intent(change, made.name)
+
+
+@pytest.fixture
+def fresh_key(tmp_path: Path) -> Iterator[Callable[..., SecurityKey]]:
+    """Makes keys by name, without a PIN."""
+    made: list[SecurityKey] = []
+
+    def make(name: str = "Testkey", *words: str) -> SecurityKey:
+        made.append(SecurityKey(tmp_path / f"{name}.sock", name, *words))
+        return made[-1]
+
+    yield make
+    for key in made:
+        key.close()
+
+
+@pytest.fixture
+def key(fresh_key: Callable[..., SecurityKey]) -> SecurityKey:
+    """A key with a PIN."""
+    made = fresh_key()
+    made.set_pin()
+    return made

@@ -1,6 +1,7 @@
 """A console on a free port, over a master's folder, for tests that ask it."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,21 @@ class Visitor:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(self.root + path, content=content, headers=given)
 
+    def handed(self, text: str) -> dict[str, Any]:
+        """Bring what a file holds."""
+        return self.send("/hand-in", text=text)
+
+    def approve(self, page: str = "pair", /, **fields: str | list[str]) -> dict[str, Any]:
+        """Approve what a page shows, by the id that it carries."""
+        shown = re.search('name="id" value="([0-9a-f]{32})"', self.get(f"/page/{page}").text)
+        given: dict[str, str | list[str]] = {"id": "" if shown is None else shown[1], "compared": "yes"}
+        return self.send("/approve", **(given | fields))
+
+    def agree(self) -> str:
+        """Agree to what is asked; the page that follows."""
+        assert self.post("/answer", {"confirmed": True}).json() == {"go": "job"}
+        return self.get("/page/job").text
+
     def send(self, path: str, **fields: str | list[str]) -> dict[str, Any]:
         """Submit a form; what was told."""
         body = {name: [value] if isinstance(value, str) else value for name, value in fields.items()}
@@ -52,7 +68,7 @@ class Visitor:
 def console_at(folder: Path, terminal: Show | None = None) -> Iterator[Visitor]:
     """A console that serves."""
     with Home.open(folder) as home, httpx.Client(trust_env=False, timeout=40) as client:
-        console = Console(home, terminal or Show(as_json=True))
+        console = Console(home, terminal or Show(as_json=True), pause_s=0.05)
         try:
             with serving(console) as address:
                 yield Visitor(console, address, client)

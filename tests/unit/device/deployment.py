@@ -13,7 +13,6 @@ from typing import Any
 
 from agentkeys_core.audit import AuditRow, OpKind, OpResult
 from agentkeys_core.bodies import (
-    AuditAnswer,
     AuditListBody,
     DeleteAnswer,
     FetchAnswer,
@@ -52,13 +51,12 @@ from agentkeys_core.webauthn_check import verify_assertion
 from certs.ca import Authority
 from certs.profiles import LeafNames
 from certs.profiles import Role as LeafRole
-from tests.unit.device.broker_identity import BrokerIdentity, broker_identity
+from tests.unit.device.broker_identity import SERVED, BrokerIdentity, broker_identity
 from tests.unit.device.https import Reply, https_server
 from tests.unit.device.ledger import Ledger
 
 TRUST_DOMAIN = "keys.example.org"
 REGISTRY_ID = "ab" * 32
-IDENTITY_PATHS = ("/v1/session", "/v1/pairings", "/v1/identity", "/v1/enrolments/email")
 
 
 def problem(reason: Reason, status: int = 403, **members: object) -> Reply:
@@ -210,6 +208,7 @@ class Deployment:
     def _done(self, state: OperatorState, digest: bytes, kind: OpKind) -> Reply:
         self.states[state.operator_omni] = _with(state, nonce=state.nonce + 1)
         row = self.applied[digest] = self.ledger.of_change(state.operator_omni, digest, kind)
+        self.identity.changed(state.operator_omni, kind.name)
         return 200, {"row": row.to_json()}
 
     # --- broker and workers ---------------------------------------------------------------------------------------
@@ -217,6 +216,7 @@ class Deployment:
     def cosign(self, body: bytes) -> Reply:
         cap = UncosignedCap.parse(body)
         self._authorise(cap)
+        self.identity.last_use.note(cap.request.device, cap.request.operator_omni)
         return 200, {"cosign": b64u_encode(bytes(64)), "kid": "k1"}
 
     def _authorise(self, cap: UncosignedCap) -> DeviceRecord:
@@ -286,14 +286,7 @@ class Deployment:
                 )
                 plain = ListAnswer(names=names, next=None).encode()
             case _:
-                asked_rows = AuditListBody.parse(inner)
-                rows = [
-                    entry
-                    for entry in self.ledger.rows.get(request.actor_omni, [])
-                    if entry.seq > (asked_rows.after if asked_rows.after is not None else -1)
-                ]
-                page = rows[:3]  # small pages, so that paging is tried
-                plain = AuditAnswer(rows=tuple(page), next=page[-1].seq if len(rows) > len(page) else None).encode()
+                plain = self.ledger.page(request, AuditListBody.parse(inner)).encode()
         answer: dict[str, object] = {
             "cap_digest": hex_encode(request.digest),
             "row": None if row is None else row.to_json(),
@@ -352,7 +345,7 @@ class Deployment:
                     return told
                 if path == "/.well-known/agentkeys-audit-jwks.json":
                     return 200, json.loads(jwks_document(self.keys or [self.ledger.public]))
-                if part == "broker" and path.startswith(IDENTITY_PATHS):
+                if part == "broker" and path.startswith(SERVED):
                     return self.identity.answer(method, path, body, headers)
                 if method == "GET":
                     return self.read(bytes.fromhex(path.rpartition("/")[2]))

@@ -4,7 +4,7 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -30,12 +30,24 @@ def https_server(
             except ConnectionError:
                 self.close_connection = True
                 return
+            if isinstance(value, Iterator):
+                self._stream(value)
+                return
             data = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def _stream(self, parts: Iterator[str]) -> None:
+            self.close_connection = True
+            with closing(parts):  # type: ignore[type-var]  # a generator
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                for part in parts:
+                    self.wfile.write(part.encode())
 
         do_GET = do_POST = _serve  # noqa: N815 - the base class names them so
 

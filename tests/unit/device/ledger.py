@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentkeys_core.audit import NO_ROW, AuditEnvelope, AuditRow, OpBody, OpKind, OpResult, row_hash
+from agentkeys_core.bodies import AuditAnswer, AuditListBody
 from agentkeys_core.captoken import CapRequest
 from agentkeys_core.hashes import keccak256
 from agentkeys_core.keys import ES256PublicKey, es256_sign
+from agentkeys_core.ops import AUDIT_TREE
 
 
 @dataclass
@@ -39,6 +41,17 @@ class Ledger:
         )
         chain.append(row)
         return row
+
+    def page(self, request: CapRequest, asked: AuditListBody) -> AuditAnswer:
+        """A small page, so that paging is tried: of the actor's chain, or of all chains one after the other."""
+        chain = self.rows.get(request.actor_omni, [])
+        if request.service.text == AUDIT_TREE:
+            found = list(enumerate(row for rows in self.rows.values() for row in rows))
+        else:
+            found = [(row.seq, row) for row in chain]
+        rest = [(at, row) for at, row in found if at > (-1 if asked.after is None else asked.after)]
+        shown = rest[:3]
+        return AuditAnswer(rows=tuple(row for _, row in shown), next=shown[-1][0] if len(rest) > 3 else None)
 
     def of_request(
         self,

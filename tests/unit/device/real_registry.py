@@ -30,6 +30,8 @@ class RealRegistry:
     def stand_behind(self, deployment: Deployment) -> None:
         deployment.read = self.read  # type: ignore[method-assign]
         deployment.change = self.change  # type: ignore[method-assign]
+        deployment.identity.registry.real = self.here.registry
+        self._identity = deployment.identity
         deployment.keys = [self.here.keyring.public_key("audit", 1)]
         deployment.hooks["broker", ADDRESS] = self.address
         deployment.hooks["broker", ATTEST] = self.attest
@@ -42,7 +44,9 @@ class RealRegistry:
         return 200, {**empty, "incarnation": 1, "nonce": 0, "scopes": {}}
 
     def change(self, body: bytes) -> Reply:
-        row = self.here.registry.apply(SignedChange.parse(body))
+        signed = SignedChange.parse(body)
+        row = self.here.registry.apply(signed)
+        self._identity.changed(signed.change.operator_omni, signed.change.type)
         return 200, {"row": AuditRow.parse(row).to_json()}
 
     def address(self, body: bytes) -> Reply:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,7 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import Assurance, Evidence
 from agentkeys_core.k11 import K11_PORT
 from agentkeys_core.keys import DeviceKey
-from device.audit_trail import Export
 from device.console.forms import Form
-from device.console.trail import TrailRow
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import Intent
@@ -32,8 +31,11 @@ from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import Deployment, problem
 from tests.unit.device.terminal import Terminal
 
-PAGES = ("/page/devices", "/page/agents", "/page/pair", "/page/audit", "/page/audit.json", "/page/job")
-FORMS = ("/do", "/claim", "/approve", "/stop", "/answer")
+PAGES = (
+    *("/page/devices", "/page/agents", "/page/masters", "/page/pair", "/page/audit", "/page/destroy", "/page/changes"),
+    *("/page/job", "/page/audit.json", "/live"),
+)
+FORMS = ("/do", "/claim", "/approve", "/hand-in", "/stop", "/answer")
 
 
 @pytest.fixture
@@ -59,9 +61,9 @@ def begin(machine: MachineSide) -> Begun:
     return machine.begin(label="research", services=("cred:openrouter",))
 
 
-def approve(visitor: Visitor, pairing: str, **changed: str) -> dict[str, object]:
-    fields = {"id": pairing, "compared": "yes", "label": "research", "services": "cred:openrouter", "generation": "0"}
-    return visitor.send("/approve", **{**fields, **changed})
+def approve(visitor: Visitor, **changed: str) -> dict[str, object]:
+    fields = {"label": "research", "services": "cred:openrouter", "generation": "0"}
+    return visitor.approve(**{**fields, **changed})
 
 
 # --- whom it serves ---------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def test_a_rebound_name_reaches_nothing(visitor: Visitor) -> None:
 
 
 def test_files_hold_no_secret_and_no_inline_script(visitor: Visitor) -> None:
-    for path in ("/", "/console.js", "/console.css"):
+    for path in ("/", "/console.js", "/console.css", "/live.js"):
         found = visitor.client.get(visitor.root + path)
         assert found.status_code == 200
         assert visitor.console.token not in found.text
@@ -114,12 +116,23 @@ def test_files_hold_no_secret_and_no_inline_script(visitor: Visitor) -> None:
         assert found.headers["cache-control"] == "no-store"
 
 
-@pytest.mark.parametrize("path", PAGES[:-2])
+@pytest.mark.parametrize("path", PAGES[:-3])
 def test_pages_are_markup_alone(visitor: Visitor, agent: Person, path: str) -> None:
     text = visitor.get(path).text
     assert text.count("<h1>") == 1
     for danger in ("<script", "style=", "onclick", 'href="http'):
         assert danger not in text
+
+
+def test_when_the_broker_saw_a_device_is_its_word(visitor: Visitor, agent: Person, deployment: Deployment) -> None:
+    assert visitor.get("/page/devices").text.count("<dt>Last seen by the broker</dt><dd>never</dd>") == 2
+    assert agent("cred", "list").code == 0
+    page = visitor.get("/page/devices").text
+    assert page.count("<dd>never</dd>") == 1
+    assert f"<dd>{datetime.now(UTC):%Y-%m-%d}" in page
+    assert "Last seen by the broker: 20" in visitor.get("/page/agents").text
+    deployment.hooks["broker", "/v1/devices/uses"] = lambda _: problem(Reason.OVERLOADED, 429)
+    assert visitor.get("/page/devices").text.count("<dd>not told</dd>") == 2
 
 
 def test_there_is_nothing_else(visitor: Visitor) -> None:
@@ -233,7 +246,7 @@ def test_a_machine_is_let_in(visitor: Visitor, machine: MachineSide, master: Per
     page = visitor.get("/page/pair").text
     assert shown(begun.hash) in page
     assert "checked" not in page
-    assert approve(visitor, begun.id) == {"go": "job"}
+    assert approve(visitor) == {"go": "job"}
     operator = machine.claimed_by(begun)
     waiting = visitor.get("/page/job").text
     assert fingerprint(operator) in waiting
@@ -269,10 +282,10 @@ def test_a_swapped_key_shows_another_hash(visitor: Visitor, machine: MachineSide
 def test_a_machine_waits_outside_until_its_hash_was_compared(visitor: Visitor, machine: MachineSide) -> None:
     begun = begin(machine)
     visitor.send("/claim", code=begun.code)
-    assert approve(visitor, begun.id, compared="")["reason"] == "usage"
-    assert approve(visitor, "00" * 16)["reason"] == "usage"
-    assert approve(visitor, begun.id, services="nonsense")["reason"] == "usage"
-    assert approve(visitor, begun.id, generation="x")["reason"] == "usage"
+    assert approve(visitor, compared="")["reason"] == "usage"
+    assert approve(visitor, id="00" * 16)["reason"] == "usage"
+    assert approve(visitor, services="nonsense")["reason"] == "usage"
+    assert approve(visitor, generation="x")["reason"] == "usage"
     assert visitor.console._job is None
 
 
@@ -288,38 +301,9 @@ def test_a_link_holds_the_hash_and_its_broker(visitor: Visitor, machine: Machine
 def test_who_stops_a_pairing_waits_no_longer(visitor: Visitor, machine: MachineSide) -> None:
     begun = begin(machine)
     visitor.send("/claim", code=begun.code)
-    approve(visitor, begun.id)
+    approve(visitor)
     assert visitor.send("/stop") == {"go": "devices"}
     assert "declined" in visitor.get("/page/job").text
-
-
-def test_the_trail_is_verified_here(visitor: Visitor, master: Person, tmp_path: Path, deployment: Deployment) -> None:
-    (tmp_path / "v").write_bytes(b"v")
-    for name in ("a", "b"):
-        assert master("cred", "put", name, "--file", tmp_path / "v").code == 0
-    page = visitor.get("/page/audit").text
-    assert "rows are genuine" in page
-    assert "cred:a" in page
-    filtered = visitor.get("/page/audit?kind=cred-store&part=cred:b").text
-    assert "cred:a<" not in filtered.partition("<tbody>")[2]
-    assert "cred:b" in filtered
-    export = Export.parse(visitor.get("/page/audit.json").content)
-    assert len(export.rows) > 2
-    rows = deployment.ledger.rows[export.actor]
-    rows[1] = replace(rows[1], sig=bytes(64))
-    del rows[2]
-    lied = visitor.get("/page/audit").text
-    assert "not to be trusted" in lied
-    assert "gap" in lied
-    assert lied.count('class="bad"') == 2
-
-
-def test_a_filter_finds_words() -> None:
-    row = TrailRow(seq=1, when="", kind="sign-eip191", service="sign:siwe", outcome="", words="Sign in", faults=())
-    assert row.fits("", "SIGN IN")
-    assert row.fits("sign-eip191", "siwe")
-    assert not row.fits("cred-store", "")
-    assert not row.fits("", "permit")
 
 
 @given(st.binary(max_size=200) | st.sampled_from([b"[]", b"{}", b'{"a":1}', b'{"a":[1]}', b'{"a":["b"]}']))

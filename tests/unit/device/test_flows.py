@@ -2,6 +2,7 @@
 
 import json
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from agentkeys_core.changes import parse_change
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.keys import DeviceKey
+from device.intent import moment
 from tests.unit.device.conftest import Person
 from tests.unit.device.deployment import Deployment
 
@@ -136,6 +138,43 @@ def test_scope_revocation_and_freeze(master: Person, agent: Person, deployment: 
         assert master("whoami").data["frozen"] is frozen
     listed = master("device", "list").data["devices"]
     assert [(entry["tier"], entry["revoked"]) for entry in listed] == [("master", False), ("agent", True)]
+
+
+def test_the_list_says_when_the_broker_last_saw_each_device(
+    master: Person, agent: Person, deployment: Deployment, tmp_path: Path
+) -> None:
+    own, other = (bytes.fromhex(who("whoami", "--offline").data["device"]) for who in (master, agent))
+
+    def seen() -> dict[str, object]:
+        return {row["device"]: row["last_seen_by_broker"] for row in master("device", "list").data["devices"]}
+
+    assert seen() == {own.hex(): None, other.hex(): None}
+    assert "never" in master("device", "list", as_json=False).out
+    before = int(time.time()) // 60 * 60
+    assert agent("cred", "list").code == 0
+    at = seen()[other.hex()]
+    assert isinstance(at, int)
+    assert before <= at <= time.time()
+    assert moment(at)[:16] in master("device", "list", as_json=False).out
+    assert agent("device", "list").data["last_seen_told"] is False  # no business of an agent's
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        {},
+        {"uses": {}},
+        {"uses": [{"device": "zz" * 32, "used_at": 1}]},
+        {"uses": [{"device": "ab" * 32, "used_at": -1}]},
+        {"uses": [{"device": "ab" * 32, "used_at": 1, "more": 1}]},
+    ],
+)
+def test_a_list_is_whole_without_the_brokers_word(master: Person, deployment: Deployment, answer: object) -> None:
+    deployment.hooks["broker", "/v1/devices/uses"] = lambda _: (200, answer)
+    listed = master("device", "list")
+    assert (listed.code, listed.data["last_seen_told"]) == (0, False)
+    assert "not told" in master("device", "list", as_json=False).out
 
 
 def test_audit_export_and_offline_verification(master: Person, tmp_path: Path) -> None:

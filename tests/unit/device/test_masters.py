@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,76 +9,14 @@ import pytest
 
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import Reason
-from agentkeys_core.registry import OperatorState, Role
+from agentkeys_core.registry import Role
 from tests.fakes.evidence_kit import CLIENT, ISSUER
-from tests.unit.device.conftest import Outcome, Person
+from tests.unit.device.conftest import Person
 from tests.unit.device.deployment import Deployment, problem
-from tests.unit.device.real_registry import RealRegistry, real_registry
+from tests.unit.device.masters_kit import Named, bring_in, device_of, offer, state_of
+from tests.unit.device.real_registry import RealRegistry
 
 CHANGES = "/v1/registry/changes"
-Named = Callable[[str], Person]
-
-
-@pytest.fixture
-def registry(tmp_path: Path, deployment: Deployment) -> Iterator[RealRegistry]:
-    with real_registry(tmp_path / "registry") as made:
-        made.stand_behind(deployment)
-        yield made
-
-
-@pytest.fixture
-def first(registry: RealRegistry, person: Named) -> Person:
-    """A user's first master."""
-    made = person("first")
-    assert made.init().code == 0
-    return made
-
-
-def state_of(registry: RealRegistry, master: Person) -> OperatorState:
-    operator = bytes.fromhex(master("whoami", "--offline").data["operator_omni"])
-    state = registry.here.registry.operator(operator)
-    assert state is not None
-    return state
-
-
-def device_of(machine: Person) -> bytes:
-    return bytes.fromhex(machine("whoami", "--offline").data["device"])
-
-
-def offer(machine: Person, master: Person, file: Path, *words: object) -> Outcome:
-    operator = master("whoami", "--offline").data["operator_omni"]
-    head = ["pair", "--master", "--k11", "software", "--operator", operator, "--out", file]
-    return machine(*head, *machine.profile_words(), *words)
-
-
-def bring_in(machine: Person, master: Person, folder: Path, *words: object, others: tuple[Person, ...] = ()) -> Outcome:
-    """Two files and one hash: the whole way of a further master."""
-    there, back = folder / f"{machine.home.name}.offer", folder / f"{machine.home.name}.approval"
-    shown = offer(machine, master, there)
-    assert shown.code == 0, shown.err
-    told = shown.data["pairing_hash"]
-    added = master("device", "add", there, "--out", back, "--pairing-hash", told, *words)
-    assert added.code == 0, added.err
-    for other in others:
-        more = other("device", "approve", back, "--pairing-hash", told)
-        assert more.code == 0, more.err
-    return machine("join", back)
-
-
-@pytest.fixture
-def second(registry: RealRegistry, person: Named, first: Person, tmp_path: Path) -> Person:
-    made = person("second")
-    assert bring_in(made, first, tmp_path).code == 0
-    return made
-
-
-@pytest.fixture
-def third(registry: RealRegistry, person: Named, first: Person, second: Person, tmp_path: Path) -> Person:
-    """The third; the threshold is two from here."""
-    made = person("third")
-    assert bring_in(made, first, tmp_path).code == 0
-    assert first("device", "threshold", 2).code == 0
-    return made
 
 
 # --- letting a master in

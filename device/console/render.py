@@ -1,0 +1,29 @@
+"""Templates into answers: escaped by default, put into the shell by its own script."""
+
+from http import HTTPStatus
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from agentkeys_core.errors import KeyServiceError
+from device.errors import DeviceError
+from device.local_web import Reply
+
+_TEMPLATES: Final = Environment(
+    loader=PackageLoader("device.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(template: str, *, status: HTTPStatus = HTTPStatus.OK, **given: object) -> Reply:
+    """One page."""
+    html = _TEMPLATES.get_template(template).render(**given)
+    return Reply(status=status, body=html.encode(), kind="text/html; charset=utf-8")
+
+
+def refused_page(error: DeviceError | KeyServiceError, status: HTTPStatus = HTTPStatus.OK) -> Reply:
+    """Says by name why something did not work."""
+    return page("refused.html", status=status, reason=str(error.reason), detail=error.detail)
