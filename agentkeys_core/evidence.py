@@ -7,12 +7,13 @@ from typing import Final, Self
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fields, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11Assertion
+from agentkeys_core.mailbox import check_email
 from agentkeys_core.shapes import text
 
 #: Room for an ID token with many claims.
 MAX_EVIDENCE_BYTES: Final = 32 * 1024
-#: RFC 5321: a path has 256 octets with its brackets.
-MAX_EMAIL_BYTES: Final = 254
+#: So that its evidence, which has few members more, stays within that.
+MAX_ID_TOKEN_BYTES: Final = MAX_EVIDENCE_BYTES - 256
 _BAD: Final = Reason.INVALID_EVIDENCE
 
 
@@ -93,11 +94,7 @@ class EmailEvidence:
         """Read the object. Raises `unknown_fields` or `invalid_evidence`."""
         members = fields(obj, required=("address", "type"), reason=_BAD)
         address = text(members["address"], "address", reason=_BAD)
-        local, _, domain = address.rpartition("@")
-        if not local or not domain or not address.isprintable() or " " in address:
-            raise KeyServiceError(_BAD, "not an e-mail address")
-        if len(address.encode(errors="surrogatepass")) > MAX_EMAIL_BYTES:
-            raise KeyServiceError(_BAD, f"an e-mail address has at most {MAX_EMAIL_BYTES} bytes")
+        check_email(address, reason=_BAD)
         return cls(address=address)
 
 

@@ -22,7 +22,6 @@ from agentkeys_runtime.web.registry_source import PinnedRegistry
 from agentkeys_runtime.web.serve import listen_on, serve
 from broker.adapters.mail import SmtpMailer
 from broker.adapters.openid import Provider
-from broker.adapters.outbox import Outbox
 from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, open_engine
@@ -31,22 +30,24 @@ from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.use_table import SqlDeviceUses
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.email_enrolment import EmailEnrolment
-from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.oidc import CALLBACK, OidcDesk, way_back
 from broker.ceremonies.pairing import PairingDesk
 from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
 from broker.change_feed import ChangeFeed
 from broker.config import BrokerConfig
 from broker.cosign import Cosigner
+from broker.identity_settings import ProviderSettings
 from broker.keyfile import load_keys
 from broker.last_use import LastUse
+from broker.outbox import Outbox
 from broker.passkeys import RelyingParty
-from broker.ports import EnrolAttester
+from broker.ports import EnrolAttester, Mailer
 from broker.proofs import Proofs
 from broker.quota import Quota
 from broker.sessions import SessionDesk
 from broker.signing import SigningRelay
-from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.ceremony_routes import ceremony_endpoints
 from broker.web.device_routes import device_endpoints
 from broker.web.enrolment_routes import email_enrolment_endpoints, enrolment_endpoints
 from broker.web.event_routes import event_endpoints
@@ -71,6 +72,11 @@ def run(config: BrokerConfig) -> None:
     check_own_certificate(config.tls.certificate, trust_domain=config.trust_domain, role=CallerRole.BROKER)
     with opened(config) as app, listen_on(config.listen) as listener:
         serve(app, listener, config.tls)
+
+
+def redirect_uri(config: BrokerConfig, provider: ProviderSettings) -> str:
+    """The address to register at this provider: where it alone sends people back to."""
+    return config.origin + CALLBACK + way_back(provider.issuer)
 
 
 @contextmanager
@@ -100,7 +106,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
         client = SignerClient(channel)
         proofs = Proofs(
             origin=config.origin,
-            challenge_key=keys.challenge_key(),
+            challenge_keys=keys.challenge_keys,
             redemptions=SqlRedemptions(engine),
             clock=time.time,
         )
@@ -119,11 +125,20 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             *session_endpoints(sessions),
             *device_endpoints(sessions, last_use),
             *event_endpoints(feed=feed, sessions=sessions, head=lambda: follower.sequence),
-            *_identity(config, engine, proofs, sessions, client, later=stack.enter_context(Outbox())),
+            *_identity(config, engine, proofs, sessions, client, mailer=_outbox(config, stack)),
             *_profile(config),
         )
         endpoints = (*endpoints, *enrolment_endpoints(client))
         yield create_app("AgentKeys broker", endpoints, addresses=config.addresses)
+
+
+def _outbox(config: BrokerConfig, stack: ExitStack) -> Outbox | None:
+    """Where mail is handed over, if the host configured any; closed with the rest."""
+    if config.mail is None:
+        return None
+    made = Outbox(SmtpMailer(config.mail))
+    stack.callback(made.close)
+    return made
 
 
 def _profile(config: BrokerConfig) -> tuple[Endpoint, ...]:
@@ -139,24 +154,24 @@ def _identity(
     sessions: SessionDesk,
     attester: EnrolAttester,
     *,
-    later: Outbox,
+    mailer: Mailer | None,
 ) -> tuple[Endpoint, ...]:
     """Pairing, and the ceremonies that the host configured."""
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=time.time)
     counters = SqlCounters(engine)
     email = oidc = None
-    if config.mail is not None:
+    if mailer is not None:
         email = EmailDesk(
             origin=config.origin,
             proofs=proofs,
             steps=steps,
             counters=counters,
-            mailer=SmtpMailer(config.mail, later),
+            mailer=mailer,
             clock=time.time,
         )
-    redirect_uri = config.origin + CALLBACK
     providers = {
-        found.issuer: Provider(found, redirect_uri=redirect_uri, clock=time.time) for found in config.providers
+        found.issuer: Provider(found, redirect_uri=redirect_uri(config, found), clock=time.time)
+        for found in config.providers
     }
     if providers:
         oidc = OidcDesk(

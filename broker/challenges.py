@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,8 +27,9 @@ class Challenge:
 class Challenges:
     """Issues nonces and takes each back once. Safe for threads and processes that share key and redemptions."""
 
-    def __init__(self, key: bytes, redemptions: Redemptions, clock: Callable[[], float]) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[bytes], redemptions: Redemptions, clock: Callable[[], float]) -> None:
+        """The first of `keys` makes nonces; those of each are taken back."""
+        self._keys = keys
         self._redemptions = redemptions
         self._clock = clock
 
@@ -36,7 +37,7 @@ class Challenges:
         """A nonce that nobody can guess, for the next 300 s."""
         expires_at = int(self._clock()) + LIFETIME_S
         content = expires_at.to_bytes(_EXPIRY, "big") + secrets.token_bytes(_RANDOM)
-        return Challenge(nonce=(content + self._tag(content)).hex(), expires_at=expires_at)
+        return Challenge(nonce=(content + _tag(self._keys[0], content)).hex(), expires_at=expires_at)
 
     def redeem(self, nonce: str) -> None:
         """Use a nonce up. Call it last: whoever only saw a nonce must not be able to use it up.
@@ -50,7 +51,8 @@ class Challenges:
         except ValueError as error:
             raise _invalid("the nonce is none of this broker's") from error
         content, tag = data[:-_TAG], data[-_TAG:]
-        if len(data) != _LENGTH or data.hex() != nonce or not hmac.compare_digest(self._tag(content), tag):
+        is_ours = any(hmac.compare_digest(_tag(key, content), tag) for key in self._keys)
+        if len(data) != _LENGTH or data.hex() != nonce or not is_ours:
             raise _invalid("the nonce is none of this broker's")
         expires_at = int.from_bytes(content[:_EXPIRY], "big")
         if now >= expires_at:
@@ -58,8 +60,9 @@ class Challenges:
         if not self._redemptions.redeem(b"challenge:" + data, expires_at=expires_at, now=now):
             raise _invalid("the nonce was used before")
 
-    def _tag(self, content: bytes) -> bytes:
-        return hmac.digest(self._key, content, "sha256")
+
+def _tag(key: bytes, content: bytes) -> bytes:
+    return hmac.digest(key, content, "sha256")
 
 
 def _invalid(detail: str) -> KeyServiceError:

@@ -5,7 +5,7 @@ nothing that workers and signer would not refuse anyway.
 """
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -14,8 +14,10 @@ from agentkeys_runtime.registry_client import RegistryChange
 
 #: Changes of all users that are kept for those who come back.
 KEPT: Final = 4096
-#: Streams that one user may have open here, and all users together.
-PER_USER: Final = 8
+#: Streams that one device may have open here, one user, and all users together. The last `PER_DEVICE` of a user's are
+#: kept for masters, so that agents cannot hold all of them.
+PER_DEVICE: Final = 4
+PER_USER: Final = 16
 IN_ALL: Final = 256
 _RETRY_AFTER_S: Final = 60
 
@@ -29,10 +31,11 @@ class Caught(NamedTuple):
 
 
 class Watch:
-    """One open stream of a user. Its reader says how it wants to be woken."""
+    """One open stream of a user's device. Its reader says how it wants to be woken."""
 
-    def __init__(self, operator: bytes, close: Callable[["Watch"], None]) -> None:
+    def __init__(self, operator: bytes, device: bytes, close: Callable[["Watch"], None]) -> None:
         self.operator = operator
+        self.device = device
         self.wake: Callable[[], object] = lambda: None
         self._close = close
 
@@ -65,15 +68,22 @@ class ChangeFeed:
         for watch in woken:
             watch.wake()
 
-    def watch(self, operator: bytes) -> Watch:
-        """Open a stream. Raises `rate_limited` where this user has too many, `overloaded` where all together have."""
+    def watch(self, operator: bytes, device: bytes, *, is_master: bool) -> Watch:
+        """Open a stream of this device (key hash).
+
+        Raises:
+            KeyServiceError: `rate_limited` where this device or its user has too many, `overloaded` where all together
+                have.
+        """
         with self._lock:
             if len(self._watches) >= IN_ALL:
                 raise KeyServiceError(Reason.OVERLOADED, "too many streams are open")
-            if Counter(watch.operator for watch in self._watches)[operator] >= PER_USER:
-                retry = {"retry_after": str(_RETRY_AFTER_S)}
-                raise KeyServiceError(Reason.RATE_LIMITED, f"a user has {PER_USER} streams", metadata=retry)
-            made = Watch(operator, self._forget)
+            theirs = [watch for watch in self._watches if watch.operator == operator]
+            if len(theirs) >= (PER_USER if is_master else PER_USER - PER_DEVICE):
+                raise _too_many(f"a user has {PER_USER} streams")
+            if sum(watch.device == device for watch in theirs) >= PER_DEVICE:
+                raise _too_many(f"a device has {PER_DEVICE} streams")
+            made = Watch(operator, device, self._forget)
             self._watches.add(made)
             return made
 
@@ -89,3 +99,7 @@ class ChangeFeed:
     def _forget(self, watch: Watch) -> None:
         with self._lock:
             self._watches.discard(watch)
+
+
+def _too_many(detail: str) -> KeyServiceError:
+    return KeyServiceError(Reason.RATE_LIMITED, detail, metadata={"retry_after": str(_RETRY_AFTER_S)})

@@ -8,7 +8,7 @@ import click
 
 from agentkeys_runtime.config import ConfigError, load_config
 from agentkeys_runtime.logs import configure
-from broker.app import run
+from broker.app import redirect_uri, run
 from broker.config import BrokerConfig
 from broker.keyfile import (
     JWK_NAME,
@@ -63,6 +63,16 @@ def forget(*, state_dir: Path) -> None:
     """Remove the key that was replaced."""
     forget_key(state_dir)
     print(f"removed {state_dir / PREVIOUS_KEY_NAME}")
+
+
+@app.command(short_help="Print the address to register at each configured provider.")
+@click.option("--config", type=_PATH, required=True, help="broker.toml")
+def providers(*, config: Path) -> None:
+    """Print each configured provider and the address to register there, to which it alone sends people back."""
+    found = load_config(config, BrokerConfig)
+    for provider in found.providers:
+        print(f"issuer    {provider.issuer}")
+        print(f"redirect  {redirect_uri(found, provider)}")
 
 
 @app.command("serve", short_help="Serve until SIGTERM.")

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.mailbox import check_email
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailSettings:
@@ -24,8 +27,15 @@ class MailSettings:
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
             raise ValueError("user and password_file belong together")
-        if "@" not in self.sender or not self.sender.isprintable():
-            raise ValueError("sender is not an address")
+        try:
+            check_email(self.sender, reason=Reason.INVALID_BODY)
+        except KeyServiceError as error:
+            raise ValueError("sender is not an address") from error
+
+    @property
+    def domain(self) -> str:
+        """Of the sender."""
+        return self.sender.rpartition("@")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """K1 on disk: made once, never overwritten, read with every doubt refused; replaced in two steps that overlap.
 
 `prepare_key` makes the next key, whose public half the host pins at signer and workers; `promote_key` lets it sign from
-the next start on. The key that it replaces verifies sessions until `forget_key`; its caps end within minutes.
+the next start on. The key that it replaces verifies sessions until `forget_key`, as the prepared one does from the next
+start on; its caps end within minutes.
 """
 
 import os
@@ -94,14 +95,15 @@ def forget_key(state_dir: Path) -> None:
 
 
 def load_keys(state_dir: Path) -> K1Keys:
-    """Read K1, and the key that it replaced where that was not forgotten yet.
+    """Read K1, the key that it replaced where that was not forgotten yet, and the next one where it is prepared.
+
+    So what one of several brokers signs is good at the others while they are restarted one after the other.
 
     Raises:
         ConfigError: missing, a symbolic link, no regular file, of another account, open to others, or no P-256 key.
     """
-    previous = state_dir / PREVIOUS_KEY_NAME
-    older = [_read_key(previous)] if os.path.lexists(previous) else []
-    return K1Keys.of(_read_key(state_dir / KEY_NAME), *older)
+    others = [state_dir / name for name in (PREVIOUS_KEY_NAME, NEXT_KEY_NAME)]
+    return K1Keys.of(_read_key(state_dir / KEY_NAME), *(_read_key(path) for path in others if os.path.lexists(path)))
 
 
 @contextmanager

@@ -57,17 +57,20 @@ class Session:
 class Sessions(Protocol):
     """Sessions, shared by every process of this broker. Each method raises `overloaded` where it cannot be done now."""
 
-    def add(self, session: Session) -> None:
-        """Keep a new session."""
+    def add(self, session: Session, *, keep: int) -> None:
+        """Keep a new session, and of the others of its device the newest, `keep` in all: older ones are forgotten.
+
+        Where several are added in the same moment there may be more, until the next one is.
+        """
 
     def find(self, session_id: bytes) -> Session | None:
         """The session, also one that ended; None where it was never there or was forgotten after its end."""
 
-    def of_operator(self, operator: bytes, *, now: int) -> Sequence[Session]:
-        """All of a user's sessions that have not ended, newest first."""
+    def of_operator(self, operator: bytes, *, device: bytes | None, now: int) -> Sequence[Session]:
+        """All of a user's sessions that have not ended, of that device where one is named; newest first."""
 
-    def revoke(self, session_id: bytes, *, operator: bytes, now: int) -> bool:
-        """End a session of that user; false where there is none to end."""
+    def revoke(self, session_id: bytes, *, operator: bytes, device: bytes | None, now: int) -> bool:
+        """End a session of that user, and of that device where one is named; false where there is none to end."""
 
 
 class CeremonyKind(StrEnum):
@@ -122,7 +125,7 @@ class Ceremonies(Protocol):
         """The ceremony that this hash moves on."""
 
     def move(self, ceremony: Ceremony, to: Ceremony) -> bool:
-        """Replace `ceremony` by `to` and return true; false where its state or secret changed meanwhile."""
+        """Replace `ceremony` by `to` and return true; false where state, secret or detail changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +178,11 @@ class Mailer(Protocol):
     """Sends mail."""
 
     def send(self, *, to: str, subject: str, text: str) -> None:
-        """Have one message sent; whether the mail server knows that address is not told.
+        """Hand one message over.
 
         Raises:
-            KeyServiceError: `mail_unreachable` where the server is not reached; `invalid_body` for no address;
-                `overloaded`.
+            KeyServiceError: `mail_unreachable` where the server is out of reach, whatever the address; `policy_refused`
+                where it took no such message; `invalid_body` for no address.
         """
 
 
@@ -201,6 +204,9 @@ class OpenIdProvider(Protocol):
 
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """Where the person signs in; PKCE with the challenge of `verifier`."""
+
+    def names_itself(self) -> bool:
+        """Whether every answer that it sends people back with names it in `iss` (RFC 9207)."""
 
     def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
         """The ID token for a code: of this issuer, for us, fresh, with that nonce."""

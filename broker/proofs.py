@@ -1,6 +1,6 @@
 """A device's claim to one HTTP request: the header `AgentKeys-Proof`, checked against the request that carried it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,12 +32,12 @@ class Proofs:
     """Checks proofs and uses them up. Whether the device is registered is its caller's question."""
 
     def __init__(
-        self, *, origin: str, challenge_key: bytes, redemptions: Redemptions, clock: Callable[[], float]
+        self, *, origin: str, challenge_keys: Sequence[bytes], redemptions: Redemptions, clock: Callable[[], float]
     ) -> None:
         self._origin = origin
         self._redemptions = redemptions
         self._clock = clock
-        self._challenges = Challenges(challenge_key, redemptions, clock)
+        self._challenges = Challenges(challenge_keys, redemptions, clock)
 
     def challenge(self) -> Challenge:
         """A nonce for one proof of purpose sign-in."""

@@ -21,6 +21,8 @@ from broker.wallet_sign_in import SignedMessage, check_wallet
 
 #: However often it is refreshed, a session ends: then the device signs in anew.
 SESSION_S: Final = 12 * 3600
+#: Sessions that one device has open: one more, and its oldest ends.
+PER_DEVICE: Final = 8
 _ID_BYTES: Final = 16
 
 
@@ -40,6 +42,11 @@ class Visitor:
     session: Session
     device: DeviceRecord
     operator: OperatorState
+
+    @property
+    def reach(self) -> bytes | None:
+        """The one device whose sessions this visitor may see and end; None for a master, who has all of the user's."""
+        return None if self.device.is_master else self.device.device_key_hash
 
 
 class SessionDesk:
@@ -90,7 +97,7 @@ class SessionDesk:
             created_at=now,
             expires_at=now + SESSION_S,
         )
-        self._sessions.add(session)
+        self._sessions.add(session, keep=PER_DEVICE)
         return self._grant(session, now)
 
     def refresh(self, claim: Claim) -> Grant:
@@ -122,13 +129,14 @@ class SessionDesk:
         self._device(session.device)
 
     def of_user(self, visitor: Visitor) -> Sequence[Session]:
-        """All sessions of the visitor's user that have not ended."""
-        return self._sessions.of_operator(visitor.operator.operator_omni, now=int(self._clock()))
+        """Sessions that have not ended: for a master all of its user's, for an agent's device its own."""
+        operator = visitor.operator.operator_omni
+        return self._sessions.of_operator(operator, device=visitor.reach, now=int(self._clock()))
 
     def end(self, visitor: Visitor, session_id: bytes) -> bool:
-        """End one session of the visitor's user at once; false where there is none such."""
+        """End one of the sessions of `of_user` at once; false where there is none such."""
         operator = visitor.operator.operator_omni
-        return self._sessions.revoke(session_id, operator=operator, now=int(self._clock()))
+        return self._sessions.revoke(session_id, operator=operator, device=visitor.reach, now=int(self._clock()))
 
     def _visitor(self, claim: Claim, purpose: str, *, expired: bool) -> Visitor:
         now = int(self._clock())
@@ -138,6 +146,7 @@ class SessionDesk:
             raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")
         session = self._lasting(claims.session)
         device, operator = self._device(proof.device)
+        # A token names both already; this holds although K1 signed something else, or a device changed its user.
         if (session.device, session.operator) != (device.device_key_hash, operator.operator_omni):
             raise KeyServiceError(Reason.SESSION_INVALID, "the session is another device's")
         self._proofs.use_up(proof)

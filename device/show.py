@@ -80,16 +80,18 @@ class Show:
         """Ask the person to go on at a page of the broker; shown in every mode, since nothing goes on without it."""
         self._err.print(f"{escape(clean(doing))}: open this page in your browser, and give its address to nobody.")
         self._err.print(escape(clean(address)), soft_wrap=True)
-        self._compared("Go on there only if it shows this:", device, enrolment)
+        self._compared(device, enrolment)
 
     def mail(self, address: str, device: str, *, again: bool) -> None:
         """Say which mail to wait for; shown in every mode, since nothing goes on without it."""
         told = "The mail of before still counts; it went to" if again else "A mail goes to"
         self._err.print(f"{told} {escape(clean(address))}. Its link is good for 10 minutes in all, on any machine.")
-        self._compared("Confirm there only if the page shows this:", device, "")
+        self._compared(device, "")
 
-    def _compared(self, words: str, device: str, enrolment: str) -> None:
-        self._err.print(words)
+    def _compared(self, device: str, enrolment: str) -> None:
+        self._err.print(
+            "Its page leaves out the first four characters, for you to type. Go on only if the rest is the same:"
+        )
         self._err.print(f"{_GAP}device     {escape(clean(device))}")
         if enrolment:
             self._err.print(f"{_GAP}enrolment  {escape(clean(enrolment))}", soft_wrap=True)

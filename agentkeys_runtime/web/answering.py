@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import anyio
-from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -16,21 +14,19 @@ from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.web.addresses import AddressLimits, Senders
 from agentkeys_runtime.web.allowance import Allowance, is_vouched
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Events, Page, named_once, never
+from agentkeys_runtime.web.gate import Gate
 from agentkeys_runtime.web.headers import of_page
 from agentkeys_runtime.web.reading import Readers
+from agentkeys_runtime.web.same_origin import check_same_origin
 
 BODY_TIMEOUT_S: Final = 30.0
-THREADS: Final = 40
-#: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
-MAX_IN_FLIGHT: Final = 256
 #: Where a request's trace stands in its scope.
 TRACE: Final = "agentkeys.trace"
 _LOG: Final = logging.getLogger("agentkeys.web")
+_SEE_OTHER: Final = 303
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 _FORM: Final = "application/x-www-form-urlencoded"
-#: What browsers say of a form that our own page sent, or that a person sent without any page.
-_OUR_OWN: Final = frozenset({"same-origin", "none"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,39 +39,22 @@ class Trace:
     level: int = logging.INFO
 
 
-class Gate:
-    """Counts requests in flight and by sender, and holds their threads. Used on the event loop's thread only."""
+class Door:
+    """Who asks, and what an address may ask for. Used on the event loop's thread only."""
 
-    def __init__(self, limit: int, addresses: AddressLimits | None) -> None:
-        self._limit = limit
-        self._count = 0
+    def __init__(self, addresses: AddressLimits | None) -> None:
+        """Without `addresses` nobody is counted."""
         self.senders = Senders(addresses or AddressLimits())
         self.allowance = Allowance(addresses)
-        self.readers = Readers()
-        self._threads: anyio.CapacityLimiter | None = None
-
-    def __enter__(self) -> None:
-        if self._count >= self._limit:
-            raise KeyServiceError(Reason.OVERLOADED, "too many requests at once")
-        self._count += 1
-
-    def __exit__(self, *exc: object) -> None:
-        self._count -= 1
-
-    @property
-    def threads(self) -> anyio.CapacityLimiter:
-        """Those that handlers run in."""
-        if self._threads is None:  # can be made inside an event loop only
-            self._threads = anyio.CapacityLimiter(THREADS)
-        return self._threads
 
 
 class Served:
     """One endpoint as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, gate: Gate) -> None:
+    def __init__(self, endpoint: Endpoint, gate: Gate, door: Door) -> None:
         self._endpoint = endpoint
         self._gate = gate
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises its refusal, unless a person looks at the answer."""
@@ -95,8 +74,8 @@ class Served:
 
     async def _answer(self, request: Request, trace: Trace) -> Response:
         """Answer for the endpoint's price, which is put down before anything is read or done."""
-        endpoint, allowance, headers = self._endpoint, self._gate.allowance, _headers(request)
-        sender = self._gate.senders.of(request.client.host if request.client else "", headers)
+        endpoint, allowance, headers = self._endpoint, self._door.allowance, _headers(request)
+        sender = self._door.senders.of(request.client.host if request.client else "", headers)
         allowance.put_down(sender, endpoint.price)
         try:
             found, response = await self._handled(request, trace, headers, sender)
@@ -114,8 +93,8 @@ class Served:
         """What the handler returned, and the same as a response."""
         endpoint = self._endpoint
         media = _JSON if endpoint.refusal is None else _FORM
-        if media is _FORM and request.method == "POST" and headers.get("sec-fetch-site", "none") not in _OUR_OWN:
-            raise KeyServiceError(Reason.INVALID_BODY, "another site's page sent this form")
+        if endpoint.refusal is not None and endpoint.method == "POST":
+            check_same_origin(headers)
         limit = endpoint.body_limit
         body = await _read_body(request, limit, media, self._gate.readers) if limit else b""
         call = Call(
@@ -128,8 +107,7 @@ class Served:
             client=sender,
         )
         try:
-            with self._gate:  # only what is here in full: whoever sends slowly holds no place
-                found = await run_sync(endpoint.handler, call, limiter=self._gate.threads)
+            found = await self._gate.run(endpoint, call)  # what is here in full: who sends slowly holds no place
             return found, _response(found)  # here, as an answer that is no JSON is an error like any other
         except KeyServiceError:
             raise
@@ -163,6 +141,8 @@ def _response(found: Mapping[str, object] | Page | Events) -> Response:
 
 def _page(page: Page) -> Response:
     headers = of_page(script=page.script)
+    if page.onward:
+        return Response(status_code=_SEE_OTHER, headers={**headers, "Location": page.onward}, media_type=page.media)
     return Response(page.html, status_code=page.status, headers=headers, media_type=page.media)
 
 

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event, request_id
 from agentkeys_runtime.web.addresses import AddressLimits
-from agentkeys_runtime.web.answering import MAX_IN_FLIGHT, TRACE, Gate, Served, Trace, trace_of
+from agentkeys_runtime.web.answering import TRACE, Door, Served, Trace, trace_of
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Endpoint
+from agentkeys_runtime.web.gate import MAX_IN_FLIGHT, Gate
 from agentkeys_runtime.web.headers import HEADERS, of_host
 from agentkeys_runtime.web.openapi import document
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
@@ -56,9 +57,10 @@ def create_app(
         quiet=True,
         price=0,
     )
-    gate = Gate(max_in_flight, addresses)
+    gate = Gate(max_in_flight)
+    door = Door(addresses)
     app = Starlette(
-        routes=_routes((*endpoints, own), gate),
+        routes=_routes((*endpoints, own), gate, door),
         exception_handlers={
             KeyServiceError: lambda request, error: _problem(request, _as_refusal(error), clock()),
             HTTPException: lambda request, error: _http_problem(request, error, clock()),
@@ -68,11 +70,11 @@ def create_app(
     return _Edge(app, clock)
 
 
-def _routes(endpoints: Sequence[Endpoint], gate: Gate) -> list[Route]:
+def _routes(endpoints: Sequence[Endpoint], gate: Gate, door: Door) -> list[Route]:
     """One route a path. Literal paths come first: a name that a variable would match as well belongs to them alone."""
     paths: dict[str, dict[str, Served]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method] = Served(endpoint, gate)
+        paths.setdefault(endpoint.path, {})[endpoint.method] = Served(endpoint, gate, door)
     return [Route(path, endpoint=_Path(paths[path])) for path in sorted(paths, key=lambda path: "{" in path)]
 
 

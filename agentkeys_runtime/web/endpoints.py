@@ -51,12 +51,16 @@ def named_once(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a person is shown: text of `media`, HTML unless it says otherwise. `script` lets it run scripts of ours."""
+    """What a person is shown: text of `media`, HTML unless it says otherwise. `script` lets it run scripts of ours.
+
+    With `onward`, a path of ours, the browser goes there instead (303), and forgets the address that it asked for.
+    """
 
     html: str = field(default="", repr=False)
     status: int = 200
     media: str = "text/html"
     script: bool = False
+    onward: str = field(default="", repr=False)
 
 
 @runtime_checkable
@@ -117,6 +121,9 @@ class Endpoint:
     """Whether an answer shows that somebody known asked: then the price is given back. Refusals: `is_vouched`."""
     session: bool = False
     """Whether a session's token goes with that proof."""
+    waits: bool = False
+    """Whether its handler may wait for servers that are not ours: it gets one of a few threads kept for that, or is
+    refused with `overloaded`, so that nothing else ever waits behind it."""
     refusal: Callable[[KeyServiceError], Page] | None = field(default=None, repr=False)
     """Set where a person looks: makes the page of a refusal. A body is then a form, not JSON."""
 

@@ -3,11 +3,12 @@
 import ssl
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote_plus
 
-import httpx
 import jwt
 from oauthlib.oauth2 import OAuth2Error, WebApplicationClient
 
@@ -15,25 +16,45 @@ from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import read_limited
+from broker.adapters.openid_http import MAX_ANSWER, Ask, exchange
+from broker.id_tokens import key_id, verified
 from broker.identity_settings import ProviderSettings
 from broker.ports import IdToken
 
-TIMEOUT_S: Final = 10.0
-MAX_ANSWER: Final = 256 * 1024  # bytes
+#: Exchanges with one provider that are under way at once.
+PLACES: Final = 4
 #: A provider's metadata and keys are asked for again after this, and keys at once when a token names one we lack.
 REFRESH_S: Final = 3600.0
-#: But never more often than this, whatever tokens name.
+#: But never more often than this, whatever tokens name; nor is one that failed asked again sooner.
 PAUSE_S: Final = 10.0
-MAX_AGE_S: Final = 600
-SKEW_S: Final = 60
-#: Asymmetric ones only: whoever knows our client secret must not be able to sign.
-ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
 _SCOPE: Final = "openid email"
 _CHALLENGE_METHOD: Final = "S256"
 _DISCOVERY: Final = "/.well-known/openid-configuration"
-_ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+_FORM: Final = "application/x-www-form-urlencoded"
+_JSON: Final = "application/json"
 _SECRET_LIMIT: Final = 4096
 _BAD: Final = Reason.INVALID_EVIDENCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What a provider says of itself; `names_itself`: whether its answers carry `iss` (RFC 9207)."""
+
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    names_itself: bool
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], issuer: str) -> "Metadata":
+        """Raises `provider_unreachable` for another issuer's, or an endpoint that is missing or not https."""
+        if document.get("issuer") != issuer:  # OpenID Connect Discovery 4.3
+            raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "it names another issuer")
+        names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        found = {name: str(document.get(name, "")) for name in names}
+        if not all(address.startswith("https://") for address in found.values()):
+            raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "an endpoint is missing, or not https")
+        return cls(**found, names_itself=document.get("authorization_response_iss_parameter_supported") is True)
 
 
 class Provider:
@@ -51,9 +72,10 @@ class Provider:
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"{settings.ca}: not a file of certificates") from error
         self._lock = threading.Lock()
-        self._metadata: Mapping[str, str] = {}
+        self._places = threading.BoundedSemaphore(PLACES)
+        self._metadata: Metadata | None = None
         self._keys: Mapping[str, jwt.PyJWK] = {}
-        self._asked_at = self._keys_at = float("-inf")
+        self._asked_at = self._failed_at = self._keys_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Provider {self._settings.issuer}>"
@@ -65,7 +87,7 @@ class Provider:
 
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """See the port."""
-        endpoint = self._discovered()["authorization_endpoint"]
+        endpoint = self._discovered().authorization_endpoint
         client = WebApplicationClient(self._settings.client_id)
         url: str = client.prepare_request_uri(
             endpoint,
@@ -78,9 +100,13 @@ class Provider:
         )
         return url
 
+    def names_itself(self) -> bool:
+        """See the port."""
+        return self._discovered().names_itself
+
     def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
         """See the port."""
-        endpoint = self._discovered()["token_endpoint"]
+        endpoint = self._discovered().token_endpoint
         client = WebApplicationClient(self._settings.client_id)
         body = client.prepare_request_body(
             code=code,
@@ -88,54 +114,42 @@ class Provider:
             code_verifier=verifier,
             include_client_id=self._secret is None,
         )
-        # A confidential client authenticates by Basic (RFC 6749, 2.3.1), its two halves form-encoded.
-        auth = None if self._secret is None else (quote_plus(self._settings.client_id), quote_plus(self._secret))
-        answered = self._fetch(
-            "POST", endpoint, content=body, auth=auth, headers={"Content-Type": "application/x-www-form-urlencoded"}
-        )
+        headers = {"Accept": _JSON, "Content-Type": _FORM, **self._authorization()}
+        answered = self._fetch(Ask(address=endpoint, headers=headers, body=body))
         try:
-            answer = client.parse_request_body_response(answered)
-        except (OAuth2Error, ValueError, Warning) as error:  # a scope that was not asked for is a Warning there
+            answer = client.parse_request_body_response(answered.decode())
+        except OAuth2Error as error:
             raise KeyServiceError(_BAD, "the provider took no such code") from error
+        except Exception as error:  # hostile bytes make the parser raise almost anything: fail closed
+            raise KeyServiceError(_BAD, f"the provider's answer: {type(error).__name__}") from error
         token = answer.get("id_token")
         if not isinstance(token, str):
             raise KeyServiceError(_BAD, "the provider gave no ID token")
-        return self._verified(token, nonce)
+        return verified(
+            token,
+            self._key(key_id(token)),
+            issuer=self._settings.issuer,
+            client_id=self._settings.client_id,
+            nonce=nonce,
+            now=self._clock(),
+        )
 
-    def _verified(self, token: str, nonce: str) -> IdToken:
-        """OpenID Connect Core 3.1.3.7, by this program's own clock."""
-        try:
-            header = jwt.get_unverified_header(token)
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                self._key(str(header.get("kid", ""))),
-                algorithms=list(ALGORITHMS),
-                audience=self._settings.client_id,
-                issuer=self._settings.issuer,
-                options={"require": ["aud", "exp", "iat", "iss", "sub"], "verify_exp": False, "verify_iat": False},
-            )
-            now, issued_at, expires_at = self._clock(), int(claims["iat"]), int(claims["exp"])
-        except (jwt.PyJWTError, TypeError, ValueError) as error:
-            raise KeyServiceError(_BAD, type(error).__name__) from error
-        if claims.get("nonce") != nonce:
-            raise KeyServiceError(_BAD, "the ID token has another nonce")
-        if not issued_at - SKEW_S <= now < min(expires_at, issued_at + MAX_AGE_S) + SKEW_S:
-            raise KeyServiceError(_BAD, "the ID token is of another time")
-        audiences = claims["aud"]
-        if isinstance(audiences, list) and len(audiences) > 1 and claims.get("azp") != self._settings.client_id:
-            raise KeyServiceError(_BAD, "the ID token is for others as well")
-        email = claims.get("email")
-        return IdToken(text=token, subject=str(claims["sub"]), name=email if isinstance(email, str) else "")
+    def _authorization(self) -> dict[str, str]:
+        """A confidential client authenticates by Basic (RFC 6749, 2.3.1), its two halves form-encoded."""
+        if self._secret is None:
+            return {}
+        pair = f"{quote_plus(self._settings.client_id)}:{quote_plus(self._secret)}"
+        return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
     def _key(self, kid: str) -> jwt.PyJWK:
         with self._lock:
             now = time.monotonic()
             stale = now - self._keys_at > REFRESH_S or (kid not in self._keys and now - self._keys_at > PAUSE_S)
         if stale:
-            document = self._get(self._discovered()["jwks_uri"])
+            document = self._get(self._discovered().jwks_uri)
             try:
                 found = jwt.PyJWKSet.from_dict(document)
-            except (jwt.PyJWTError, TypeError, ValueError) as error:
+            except Exception as error:  # as above
                 raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "its keys cannot be read") from error
             with self._lock:
                 self._keys = {key.key_id or "": key for key in found.keys}
@@ -145,45 +159,37 @@ class Provider:
             raise KeyServiceError(_BAD, "the ID token names a key that the provider does not publish")
         return key
 
-    def _discovered(self) -> Mapping[str, str]:
+    def _discovered(self) -> Metadata:
         with self._lock:
-            if time.monotonic() - self._asked_at < REFRESH_S:
+            now = time.monotonic()
+            if self._metadata is not None and now - self._asked_at < REFRESH_S:
                 return self._metadata
+            if now - self._failed_at < PAUSE_S:
+                raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "it did not answer a moment ago")
         issuer = self._settings.issuer
-        document = self._get(issuer.rstrip("/") + _DISCOVERY)
-        if document.get("issuer") != issuer:  # OpenID Connect Discovery 4.3
-            raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "it names another issuer")
-        metadata = {name: str(document.get(name, "")) for name in _ENDPOINTS}
-        if not all(address.startswith("https://") for address in metadata.values()):
-            raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "an endpoint is missing, or not https")
+        try:
+            metadata = Metadata.parse(self._get(issuer.rstrip("/") + _DISCOVERY), issuer)
+        except KeyServiceError as error:
+            if error.reason is Reason.PROVIDER_UNREACHABLE:
+                with self._lock:
+                    self._failed_at = time.monotonic()
+            raise
         with self._lock:
             self._metadata, self._asked_at = metadata, time.monotonic()
         return metadata
 
     def _get(self, address: str) -> dict[str, Any]:
-        answer = self._fetch("GET", address, headers={"Accept": "application/json"})
-        document = strict_json(answer.encode(), limit=MAX_ANSWER, reason=Reason.PROVIDER_UNREACHABLE)
+        answer = self._fetch(Ask(address=address, headers={"Accept": _JSON}))
+        document = strict_json(answer, limit=MAX_ANSWER, reason=Reason.PROVIDER_UNREACHABLE)
         if not isinstance(document, dict):
             raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "its answer is no object")
         return document
 
-    def _fetch(self, method: str, address: str, **given: Any) -> str:
-        """The provider's answer. No redirect is followed, no proxy of the environment used, no more than 256 KiB read.
-
-        An answer of status 400 is one of OAuth's own, and worth reading.
-        """
-        body = bytearray()
+    def _fetch(self, ask: Ask) -> bytes:
+        """The answer of one exchange. So few at once that a slow provider keeps no other one's visitors waiting."""
+        if not self._places.acquire(blocking=False):
+            raise KeyServiceError(Reason.OVERLOADED, "too many wait for this provider")
         try:
-            with (
-                httpx.Client(verify=self._tls, timeout=TIMEOUT_S, trust_env=False) as client,
-                client.stream(method, address, **given) as answer,
-            ):
-                for chunk in answer.iter_bytes():
-                    body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, "its answer is too large")
-                if answer.status_code not in {httpx.codes.OK, httpx.codes.BAD_REQUEST}:
-                    raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, f"HTTP status {answer.status_code}")
-            return body.decode()
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeDecodeError) as error:
-            raise KeyServiceError(Reason.PROVIDER_UNREACHABLE, type(error).__name__) from error
+            return exchange(ask, self._tls)
+        finally:
+            self._places.release()

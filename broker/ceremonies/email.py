@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.errors import Reason
 from agentkeys_core.hashes import sha256
-from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, fingerprint
+from agentkeys_core.mailbox import check_email, without_tag
+from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, with_blank
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
 from broker.proofs import Claim, Proofs
 from broker.rates import HOUR_S, Rates
@@ -14,14 +15,14 @@ from broker.rates import HOUR_S, Rates
 #: Mails to one address, and mails that one client causes, in an hour.
 PER_ADDRESS: Final = 5
 PER_CLIENT: Final = 20
-_MAX_BYTES: Final = 254  # RFC 5321, 4.5.3.1.3
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
 Somebody, hopefully you, asked to bind this address to a device for AgentKeys.
 
 Device   {device}
 
-If your own terminal shows that device right now, open this page, which says what will happen and asks you first:
+If your own terminal shows that device right now, open this page. It says what will happen, and asks you for the four
+characters that are left out here:
 
 {link}
 
@@ -60,13 +61,14 @@ class EmailDesk:
         """Mail a link for the device that signed `claim` over a challenge of ours (purpose sign-in).
 
         Raises:
-            KeyServiceError: `invalid_body` for no address; as `Proofs.check`; `rate_limited`; `mail_unreachable`.
+            KeyServiceError: `invalid_body` for no address; as `Proofs.check`; `rate_limited`; as `Outbox.send`, which
+                depends on no address.
         """
         proof = self._proofs.check(claim, "sign-in")
-        check_address(address)
+        check_email(address, reason=Reason.INVALID_BODY)
         self._proofs.redeem(proof)
         self._charge(b"mail-client:" + claim.client.encode(), PER_CLIENT)
-        self._charge(b"mail-address:" + sha256(address.lower().encode()), PER_ADDRESS)
+        self._charge(b"mail-address:" + sha256(without_tag(address).encode()), PER_ADDRESS)
         begun = self._steps.begin(proof.device, CeremonyKind.EMAIL, {"address": address})
         self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun))
         return begun.ceremony
@@ -74,26 +76,26 @@ class EmailDesk:
     def shown(self, secret: str) -> EmailRequest:
         """What the link would confirm; nothing is changed. Raises `ceremony_ended`."""
         found = self._steps.shown(secret, CeremonyKind.EMAIL, CeremonyState.PENDING)
-        return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
+        return _request(found)
 
-    def confirm(self, secret: str) -> EmailRequest:
-        """Take the address for confirmed, once. Raises `ceremony_ended`."""
+    def confirm(self, secret: str, typed: str) -> EmailRequest:
+        """Take the address for confirmed, once, by somebody who typed how the device begins.
+
+        Raises:
+            KeyServiceError: `ceremony_ended`; as `Steps.recognised`.
+        """
         found = self._steps.shown(secret, CeremonyKind.EMAIL, CeremonyState.PENDING)
-        self._steps.move(found, CeremonyState.CONFIRMED)
-        return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))
+        with self._steps.recognised(found, typed) as known:
+            self._steps.move(known, CeremonyState.CONFIRMED)
+        return _request(found)
 
     def _charge(self, name: bytes, limit: int) -> None:
         self._rates.charge(name, limit=limit, window_s=HOUR_S, what="too many mails in this hour")
 
     def _text(self, begun: Begun) -> str:
         link = f"{self._origin}/identity/email/{begun.secret}"
-        return _TEXT.format(device=fingerprint(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
+        return _TEXT.format(device=with_blank(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
 
 
-def check_address(address: str) -> None:
-    """Return for what could be an address. Raises `invalid_body`; whether it exists only a mail can tell."""
-    local, _, domain = address.rpartition("@")
-    if not local or not domain or not address.isprintable() or any(map(str.isspace, address)):
-        raise KeyServiceError(Reason.INVALID_BODY, "not an e-mail address")
-    if len(address.encode(errors="surrogatepass")) > _MAX_BYTES:
-        raise KeyServiceError(Reason.INVALID_BODY, f"an e-mail address has at most {_MAX_BYTES} bytes")
+def _request(found: Ceremony) -> EmailRequest:
+    return EmailRequest(address=detail_of(found)["address"], device=with_blank(found.device))

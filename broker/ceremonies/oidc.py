@@ -11,13 +11,19 @@ from typing import Final
 
 from agentkeys_core.encoding import b64u_decode
 from agentkeys_core.errors import KeyServiceError, Reason
-from broker.ceremonies.steps import Steps, detail_of, fingerprint
+from agentkeys_core.hashes import sha256
+from broker.ceremonies.steps import Steps, detail_of, with_blank
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, OpenIdProvider
 from broker.proofs import Claim, Proofs
 from broker.rates import MINUTE_S, Rates
 
 #: Ceremonies that one client may begin in a minute.
 PER_CLIENT: Final = 30
+#: Codes that are redeemed for one ceremony: a provider may be out of reach for a moment.
+CODES: Final = 3
+#: Where providers send people back to; behind it, which of them does (RFC 9700, 4.4.2.2).
+CALLBACK: Final = "/identity/oidc/callback/"
+_WAY_DIGITS: Final = 32
 _VERIFIER_BYTES: Final = 48  # RFC 7636: 43 to 128 characters
 _NONCE_BYTES: Final = 32
 
@@ -34,14 +40,13 @@ class OidcBegun:
 class OidcRequest:
     """What people read: the device, the provider, and the identity once the provider told it.
 
-    `onward` is where the provider signs in, `secret` what the confirmation sends back.
+    `onward` is where the provider signs in.
     """
 
     device: str
     issuer: str
     name: str = ""
     onward: str = field(default="", repr=False)
-    secret: str = field(default="", repr=False)
 
 
 class OidcDesk:
@@ -94,36 +99,63 @@ class OidcDesk:
         """
         found = self._steps.shown(secret, CeremonyKind.OIDC, CeremonyState.PENDING)
         detail = detail_of(found)
-        onward = self._providers[detail["issuer"]].authorization_url(
-            state=secret, nonce=detail["nonce"], verifier=detail["verifier"]
-        )
-        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], onward=onward)
+        provider = self._provider(detail)
+        onward = provider.authorization_url(state=secret, nonce=detail["nonce"], verifier=detail["verifier"])
+        return OidcRequest(device=with_blank(found.device), issuer=detail["issuer"], onward=onward)
 
-    def returned(self, query: Mapping[str, str]) -> OidcRequest:
-        """What the page after the provider shows: who it says this is. Nothing is bound yet.
+    def returned(self, way: str, query: Mapping[str, str]) -> str:
+        """Take the answer of the provider whose way back is `way`; nothing is bound yet. The secret of the next page.
 
-        The secret changes here: whoever began the ceremony knows the old one, and must not confirm for the person.
+        It is a new one: whoever began the ceremony knows the old one, and must not confirm for the person.
 
         Raises:
-            KeyServiceError: `ceremony_ended`, also for a code that comes again; `policy_refused` where the person or
-                the provider declined; `provider_unreachable`, `invalid_evidence`.
+            KeyServiceError: `ceremony_ended`, also for the third code that was worth nothing; `policy_refused` where
+                the person or the provider declined; `provider_unreachable`, `invalid_evidence`.
         """
         found = self._steps.shown(query.get("state", ""), CeremonyKind.OIDC, CeremonyState.PENDING)
         detail = detail_of(found)
-        if query.get("iss", detail["issuer"]) != detail["issuer"]:  # RFC 9207: another provider answers
+        issuer, provider = detail["issuer"], self._provider(detail)
+        # RFC 9700, 4.4: a code must never reach another provider than the one that issued it.
+        if way != way_back(issuer) or query.get("iss", issuer) != issuer:
             raise KeyServiceError(Reason.INVALID_EVIDENCE, "another provider answered")
         code = query.get("code", "")
         if "error" in query or not code:
             raise KeyServiceError(Reason.POLICY_REFUSED, "the provider did not sign you in")
-        provider = self._providers[detail["issuer"]]
-        token = provider.redeem(code, nonce=detail["nonce"], verifier=detail["verifier"])
-        name = token.name or token.subject
-        secret = self._steps.move(found, CeremonyState.AUTHENTICATED, id_token=token.text, name=name, verifier="")
-        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], name=name, secret=secret)
+        with self._steps.one_try(found, "codes", limit=CODES) as tried:
+            if "iss" not in query and provider.names_itself():
+                raise KeyServiceError(Reason.INVALID_EVIDENCE, "the provider always says who it is, and did not")
+            token = provider.redeem(code, nonce=detail["nonce"], verifier=detail["verifier"])
+            name = token.name or token.subject
+            return self._steps.move(tried, CeremonyState.AUTHENTICATED, id_token=token.text, name=name, verifier="")
 
-    def confirm(self, secret: str) -> OidcRequest:
-        """The person agrees: the device may have the ID token. Raises `ceremony_ended`."""
+    def asked(self, secret: str) -> OidcRequest:
+        """What the page after the provider shows: who it says this is. Raises `ceremony_ended`."""
         found = self._steps.shown(secret, CeremonyKind.OIDC, CeremonyState.AUTHENTICATED)
-        self._steps.move(found, CeremonyState.CONFIRMED)
+        return self._request(found)
+
+    def confirm(self, secret: str, typed: str) -> OidcRequest:
+        """The person agrees, who typed how the device begins: the device may have the ID token.
+
+        Raises:
+            KeyServiceError: `ceremony_ended`; as `Steps.recognised`.
+        """
+        found = self._steps.shown(secret, CeremonyKind.OIDC, CeremonyState.AUTHENTICATED)
+        with self._steps.recognised(found, typed) as known:
+            self._steps.move(known, CeremonyState.CONFIRMED)
+        return self._request(found)
+
+    def _request(self, found: Ceremony) -> OidcRequest:
         detail = detail_of(found)
-        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], name=detail["name"])
+        return OidcRequest(device=with_blank(found.device), issuer=detail["issuer"], name=detail["name"])
+
+    def _provider(self, detail: Mapping[str, str]) -> OpenIdProvider:
+        """Raises `ceremony_ended` where the host no longer has it."""
+        provider = self._providers.get(detail["issuer"])
+        if provider is None:
+            raise KeyServiceError(Reason.CEREMONY_ENDED, "its provider is no longer configured")
+        return provider
+
+
+def way_back(issuer: str) -> str:
+    """What stands behind `CALLBACK` in the address that only this issuer sends people back to: 32 hex digits."""
+    return sha256(issuer.encode()).hex()[:_WAY_DIGITS]

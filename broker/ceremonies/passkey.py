@@ -6,6 +6,7 @@ keys, so that the signer needs to believe nothing of what this broker says. The 
 
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
@@ -16,7 +17,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import device_key_hash
 from agentkeys_core.k11 import K11Assertion
 from agentkeys_core.shapes import text
-from broker.ceremonies.steps import Detail, Steps, detail_of, fingerprint
+from broker.ceremonies.steps import Detail, Steps, detail_of, with_blank
 from broker.passkeys import (
     RelyingParty,
     asserted,
@@ -142,17 +143,25 @@ class PasskeyDesk:
             named = b64u_decode(detail["credential_id"]) if action is PasskeyAction.BIND else None
             options = request_options(self._party, challenge=challenge, credential_id=named)
         digest = challenge.hex() if action is PasskeyAction.BIND else ""
-        return PasskeyRequest(device=fingerprint(found.device), action=action, options=options, digest=digest)
+        return PasskeyRequest(device=with_blank(found.device), action=action, options=options, digest=digest)
 
-    def answered(self, secret: str, answer: str) -> PasskeyRequest:
+    def answered(self, secret: str, answer: str, typed: str = "") -> PasskeyRequest:
         """Take the browser's answer, once: the device may have the passkey's public half, and for a bind its evidence.
 
+        For a bind somebody `typed` how the device begins.
+
         Raises:
-            KeyServiceError: `ceremony_ended`; `invalid_evidence` for an answer that does not hold, of a passkey that is
-                not known here, or whose counter did not grow: then the person may try again.
+            KeyServiceError: `ceremony_ended`; as `Steps.recognised`; `invalid_evidence` for an answer that does not
+                hold, of a passkey that is not known here, or whose counter did not grow: then the person may try again.
         """
         found = self._steps.shown(secret, CeremonyKind.PASSKEY, CeremonyState.PENDING)
-        detail = detail_of(found)
+        action = PasskeyAction(detail_of(found)["action"])
+        with self._steps.recognised(found, typed) if action is PasskeyAction.BIND else nullcontext(found) as known:
+            self._steps.move(known, CeremonyState.CONFIRMED, **self._proved(detail_of(found), answer))
+        return PasskeyRequest(device=with_blank(found.device), action=action)
+
+    def _proved(self, detail: Detail, answer: str) -> Detail:
+        """What the device may know of the passkey that answered."""
         action, challenge = PasskeyAction(detail["action"]), b64u_decode(detail["challenge"])
         more: Detail = {}
         if action is PasskeyAction.REGISTER:
@@ -166,9 +175,7 @@ class PasskeyDesk:
             if action is PasskeyAction.BIND:
                 more = {"evidence": evidence_of(passkey, assertion).decode()}
         public = {"credential_id": passkey.credential_id, "x": passkey.x, "y": passkey.y}
-        more |= {f"passkey_{name}": b64u_encode(value) for name, value in public.items()}
-        self._steps.move(found, CeremonyState.CONFIRMED, **more)
-        return PasskeyRequest(device=fingerprint(found.device), action=action)
+        return more | {f"passkey_{name}": b64u_encode(value) for name, value in public.items()}
 
     def _asserted(self, assertion: K11Assertion, credential_id: bytes, challenge: bytes) -> Passkey:
         passkey = self._passkeys.find(credential_id)

@@ -5,9 +5,10 @@ that a scanner which opens every link it sees confirms nothing.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
@@ -16,11 +17,17 @@ from broker.ports import Ceremonies, Ceremony, CeremonyKind, CeremonyState
 from broker.proofs import Claim, Proofs
 
 LIFETIME_S: Final = 600
+#: What is left of it at least once it is confirmed, for the device to do with it what it began it for.
+CONFIRMED_S: Final = 300
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _DETAIL_LIMIT: Final = 64 * 1024
-#: How much of a device key hash people compare: as the device itself prints it.
+#: How much of a device key hash people compare: as the device itself prints it; and how much of it they type.
 _FINGERPRINT_BYTES: Final = 8
+_TYPED_DIGITS: Final = 4
+_BLANK: Final = "_" * _TYPED_DIGITS
+#: How often somebody may type the beginning of a device, right or wrong, before the ceremony has ended.
+TYPED_TRIES: Final = 5
 
 Detail = dict[str, str]
 
@@ -31,6 +38,13 @@ class Begun:
 
     ceremony: Ceremony
     secret: str = field(repr=False)
+
+
+class OtherDeviceError(KeyServiceError):
+    """What somebody typed is not the beginning of the device: they may look again at what their own terminal shows."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.INVALID_BODY, "not the beginning of the device")
 
 
 class Steps:
@@ -85,10 +99,52 @@ class Steps:
             KeyServiceError: `ceremony_ended` where somebody else was faster.
         """
         secret = secrets.token_bytes(_SECRET_BYTES)
-        detail = canonical_json({**detail_of(ceremony), **more})
-        if not self._ceremonies.move(ceremony, replace(ceremony, state=to, secret=sha256(secret), detail=detail)):
-            raise _ended()
+        expires_at = ceremony.expires_at
+        if to is CeremonyState.CONFIRMED and ceremony.state is not to:
+            expires_at = max(expires_at, int(self._clock()) + CONFIRMED_S)
+        self._replaced(ceremony, more, state=to, secret=sha256(secret), expires_at=expires_at)
         return b64u_encode(secret)
+
+    @contextmanager
+    def one_try(self, ceremony: Ceremony, name: str, *, limit: int) -> Iterator[Ceremony]:
+        """Count one more try in `name`, before it is made; a KeyServiceError of the last one ends the ceremony.
+
+        Yields the ceremony as it is then: what is moved on.
+
+        Raises:
+            KeyServiceError: `ceremony_ended` where `limit` tries were made, or somebody else was faster.
+        """
+        tries = int(detail_of(ceremony).get(name, "0")) + 1
+        if tries > limit:
+            raise _ended()
+        counted = self._replaced(ceremony, {name: str(tries)})
+        try:
+            yield counted
+        except KeyServiceError:
+            if tries == limit:
+                self._ceremonies.move(counted, replace(counted, expires_at=int(self._clock())))
+            raise
+
+    @contextmanager
+    def recognised(self, ceremony: Ceremony, typed: str) -> Iterator[Ceremony]:
+        """For somebody who typed how the device begins, which our pages and mails leave blank, so that it is their own.
+
+        A link that a thief sent is of the thief's device, which the person's terminal does not show. Else as `one_try`.
+
+        Raises:
+            KeyServiceError: `OtherDeviceError`; `ceremony_ended` after 5 tries.
+        """
+        with self.one_try(ceremony, "typed", limit=TYPED_TRIES) as tried:
+            digits = "".join(typed.lower().split())
+            if len(digits) < _TYPED_DIGITS or not _digits(ceremony.device).startswith(digits):
+                raise OtherDeviceError
+            yield tried
+
+    def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony:
+        made = replace(ceremony, detail=canonical_json({**detail_of(ceremony), **more}), **changed)
+        if not self._ceremonies.move(ceremony, made):
+            raise _ended()
+        return made
 
     def mine(self, claim: Claim, ceremony_id: bytes) -> Ceremony:
         """The ceremony, for the very device that began it.
@@ -133,8 +189,17 @@ def detail_of(ceremony: Ceremony) -> Detail:
 
 def fingerprint(device: bytes) -> str:
     """What people compare of a device: 8 bytes of its key hash, in groups of four digits."""
-    digits = device[:_FINGERPRINT_BYTES].hex()
+    digits = _digits(device)
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def with_blank(device: bytes) -> str:
+    """The fingerprint as pages and mails show it: its first group is for the person to know from their own terminal."""
+    return _BLANK + fingerprint(device)[_TYPED_DIGITS:]
+
+
+def _digits(device: bytes) -> str:
+    return device[:_FINGERPRINT_BYTES].hex()
 
 
 def _ended() -> KeyServiceError:

@@ -9,13 +9,22 @@ from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, closed
 from broker.ceremonies.email import EmailDesk
-from broker.ceremonies.oidc import OidcDesk
-from broker.ceremonies.steps import Steps
-from broker.web.ceremony_shapes import CEREMONY, begins, shown_by, static_file, told, told_with_page
+from broker.ceremonies.oidc import CALLBACK, OidcDesk
+from broker.ceremonies.steps import OtherDeviceError, Steps
+from broker.web.ceremony_shapes import (
+    CEREMONY,
+    TYPED,
+    begins,
+    shown_by,
+    static_file,
+    told,
+    told_with_page,
+    typed_in,
+)
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
-CALLBACK: Final = "/identity/oidc/callback"
+_CONFIRM: Final = "/identity/oidc/confirm/"
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
 _ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
@@ -57,7 +66,11 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
         return told(desk.begin(claim_of(call), address))
 
     def confirm(call: Call) -> Page:
-        done = desk.confirm(call.path["secret"])
+        secret, typed = call.path["secret"], typed_in(call)
+        try:
+            done = desk.confirm(secret, typed)
+        except OtherDeviceError:
+            return pages.email(desk.shown(secret), again=True)
         return pages.done(f"{done.address} is confirmed for device {done.device}.")
 
     return [
@@ -81,6 +94,7 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             handler=confirm,
             given_back=always,
             body_limit=_BODY_LIMIT,
+            request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
             variable=B64U,
         ),
@@ -94,8 +108,11 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         return told_with_page(desk.begin(claim_of(call), issuer=issuer, nonce=nonce))
 
     def confirm(call: Call) -> Page:
-        members = fields(call.form(), required=("secret",), reason=Reason.INVALID_BODY)
-        done = desk.confirm(text(members["secret"], "secret", reason=Reason.INVALID_BODY))
+        secret, typed = call.path["secret"], typed_in(call)
+        try:
+            done = desk.confirm(secret, typed)
+        except OtherDeviceError:
+            return pages.oidc_confirm(desk.asked(secret), again=True)
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
     return [
@@ -116,27 +133,37 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         ),
         Endpoint(
             method="GET",
-            path=CALLBACK,
-            summary="Where the provider sends the person back to.",
-            handler=lambda call: pages.oidc_confirm(desk.returned(call.query)),
+            path=f"{CALLBACK}{{issuer}}",
+            summary="Where one provider sends the person back to. They go on to a page of another address.",
+            handler=lambda call: Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query)),
             given_back=always,
             refusal=pages.refused,
             queried=True,
+            variable=HEX16,
+            waits=True,
+        ),
+        shown_by(
+            f"{_CONFIRM}{{secret}}",
+            "Shows who would be bound to which device.",
+            lambda secret: pages.oidc_confirm(desk.asked(secret)),
+            pages,
         ),
         Endpoint(
             method="POST",
-            path="/identity/oidc/confirm",
+            path=f"{_CONFIRM}{{secret}}",
             summary="The person agrees to the binding, once.",
             handler=confirm,
             given_back=always,
             body_limit=_BODY_LIMIT,
-            request=closed({"secret": B64U}),
+            request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
+            variable=B64U,
         ),
         shown_by(
             "/identity/oidc/{secret}",
             "Shows what signing in will do.",
             lambda secret: pages.oidc_start(desk.shown(secret)),
             pages,
+            waits=True,
         ),
     ]

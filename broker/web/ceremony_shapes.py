@@ -4,22 +4,25 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Final, Protocol
 
-from agentkeys_core.encoding import strict_json
+from agentkeys_core.encoding import fields, strict_json
 from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
+from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page, always
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.steps import detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyState
 from broker.web.pages import Pages
 
+#: The field of a form in which somebody types how the device begins.
+TYPED: Final = "device"
 #: Beginning one keeps something, and may send a mail.
 CEREMONY_PRICE: Final = 5
 _STATES: Final = [state.value for state in CeremonyState]
 #: A ceremony, for the device that began it.
 CEREMONY: Final = closed(
     {
-        "device": {"type": "string", "description": "what the page shows of the device"},
+        "device": {"type": "string", "description": "what people compare; pages leave out its first four digits"},
         "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
         "expires_at": SECONDS,
         "id": HEX16,
@@ -61,7 +64,7 @@ def begins(
     )
 
 
-def shown_by(path: str, summary: str, page: Callable[[str], Page], pages: Pages) -> Endpoint:
+def shown_by(path: str, summary: str, page: Callable[[str], Page], pages: Pages, *, waits: bool = False) -> Endpoint:
     """The page of whoever has a link: its last part is the secret. Looking changes nothing."""
     return Endpoint(
         method="GET",
@@ -71,6 +74,7 @@ def shown_by(path: str, summary: str, page: Callable[[str], Page], pages: Pages)
         given_back=always,
         refusal=pages.refused,
         variable=B64U,
+        waits=waits,
     )
 
 
@@ -113,3 +117,9 @@ def told(ceremony: Ceremony) -> dict[str, object]:
         data = detail["evidence"].encode()
         found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
     return found
+
+
+def typed_in(call: Call) -> str:
+    """What somebody typed into a form whose only field that is. Raises `invalid_body`, `unknown_fields`."""
+    members = fields(call.form(), required=(TYPED,), reason=Reason.INVALID_BODY)
+    return text(members[TYPED], TYPED, reason=Reason.INVALID_BODY)

@@ -40,7 +40,8 @@ class UserEvents:
         self._head = head
         self._after = head() if after is None else after
         self._beat_s = beat_s
-        self._watch = feed.watch(visitor.operator.operator_omni)
+        device = visitor.device
+        self._watch = feed.watch(visitor.operator.operator_omni, device.device_key_hash, is_master=device.is_master)
 
     def close(self) -> None:
         """See the port."""

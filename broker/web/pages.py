@@ -1,6 +1,6 @@
 """The broker's pages, rendered here and nowhere else: escaped by default, no script, one style sheet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,7 +18,8 @@ _TEMPLATES: Final = Environment(
 )
 _SAID: Final = {
     Reason.CEREMONY_ENDED: "This link was used, is too old, or never was one. Ask for a new one on your device.",
-    Reason.POLICY_REFUSED: "The provider did not sign you in. Nothing was bound; you can start again on your device.",
+    Reason.POLICY_REFUSED: "You were not signed in, or another site sent you here. Nothing was bound; you can start "
+    "again on your device.",
     Reason.PROVIDER_UNREACHABLE: "The provider does not answer right now. Try again in a moment.",
     Reason.INVALID_EVIDENCE: "What was answered cannot be accepted. Nothing was bound.",
     Reason.OVERLOADED: "Too much is going on right now. Try again in a moment.",
@@ -39,22 +40,21 @@ class Pages:
 
     origin: str
 
-    def email(self, request: EmailRequest) -> Page:
-        """Asks whether the address shall be confirmed."""
-        return self._page("email.html", "Bind a device to this address?", request=request)
+    def email(self, request: EmailRequest, *, again: bool = False) -> Page:
+        """Asks whether the address shall be confirmed; `again` of somebody who typed another device's beginning."""
+        return self._asking("email.html", "Bind a device to this address?", request, again=again)
 
     def oidc_start(self, request: OidcRequest) -> Page:
         """Says what signing in at the provider will do."""
         return self._page("oidc_start.html", "Bind a device to your identity?", request=request)
 
-    def oidc_confirm(self, request: OidcRequest) -> Page:
-        """Asks whether that identity shall be bound to that device."""
-        return self._page("oidc_confirm.html", "Bind this device?", request=request)
+    def oidc_confirm(self, request: OidcRequest, *, again: bool = False) -> Page:
+        """Asks whether that identity shall be bound to that device; `again` as above."""
+        return self._asking("oidc_confirm.html", "Bind this device?", request, again=again)
 
-    def passkey(self, request: PasskeyRequest) -> Page:
-        """Says what the passkey is for, and has the browser ask for it: the one page with a script."""
-        page = self._page("passkey.html", _ASKED[request.action], request=request)
-        return Page(html=page.html, script=True)
+    def passkey(self, request: PasskeyRequest, *, again: bool = False) -> Page:
+        """Says what the passkey is for, and has the browser ask for it, by the one script here. `again` as above."""
+        return replace(self._asking("passkey.html", _ASKED[request.action], request, again=again), script=True)
 
     def done(self, said: str) -> Page:
         """Says that it is done."""
@@ -65,6 +65,10 @@ class Pages:
         said = _SAID.get(error.reason, "This did not work, and nothing was changed.")
         page = self._page("refused.html", "That did not work", said=said, reason=str(error.reason))
         return Page(html=page.html, status=status_of(error.reason))
+
+    def _asking(self, template: str, title: str, request: object, *, again: bool) -> Page:
+        page = self._page(template, title, request=request, again=again)
+        return replace(page, status=status_of(Reason.INVALID_BODY)) if again else page
 
     def _page(self, template: str, title: str, **given: object) -> Page:
         host = urlsplit(self.origin).netloc

@@ -106,7 +106,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
         Endpoint(
             method="GET",
             path="/v1/sessions",
-            summary="The user's sessions that have not ended.",
+            summary="Sessions that have not ended: to a master the user's, to an agent's device its own.",
             handler=sessions,
             proof="request",
             session=True,
@@ -116,7 +116,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
         Endpoint(
             method="POST",
             path="/v1/session/end",
-            summary="Ends one of the user's sessions at once.",
+            summary="Ends one of these sessions at once.",
             handler=end,
             proof="request",
             session=True,

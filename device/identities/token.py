@@ -9,8 +9,9 @@ from typing import Final, Self
 
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fields, parse_canonical, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.evidence import MAX_EMAIL_BYTES, OidcEvidence
+from agentkeys_core.evidence import OidcEvidence
 from agentkeys_core.ids import IdentityType, identity_omni, oidc_value
+from agentkeys_core.mailbox import MAX_EMAIL_BYTES
 from agentkeys_core.pairing import oidc_nonce
 from device.enrol import Enrolment
 from device.errors import DeviceError, Trouble

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.keys import MAX_JWKS_BYTES, ES256PublicKey, parse_jwks
-from signer.adapters.bounded_http import connected
+from agentkeys_runtime.deadline import connected
 from signer.rotation import RotationError, RotationProblem
 
 TIMEOUT_S: Final = 5.0  # for each step

@@ -13,7 +13,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from signer.adapters.bounded_http import connected
+from agentkeys_runtime.deadline import connected
 from signer.ports import Clock, StsSession
 from signer.tokens import SESSION_TTL_S
 

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import threading
-import time
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -17,26 +16,29 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from demo.process import free_port
 
-#: What a test waits for a mail that is handed over after the answer.
-PATIENCE_S = 20.0
 USER, PASSWORD = "agentkeys", "the mail password of the tests"
 
 
 @dataclass
 class Mailbox:
-    """What arrived. `refuse` makes the server refuse every recipient, `refused` these; `held` makes it wait first."""
+    """What arrived. `refuse` makes the server refuse every recipient, `refused` these; while `held` is clear, it takes none."""
 
     messages: list[Message] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     refuse: bool = False
     refused: set[str] = field(default_factory=set)
-    held: threading.Event | None = None
+    held: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self.held.set()
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if self.held is not None:
-            await asyncio.to_thread(self.held.wait, 30)
+        self.asked.release()
+        await asyncio.to_thread(self.held.wait, 60)
         if self.refuse or address in self.refused:
             return "550 no such mailbox"
         envelope.rcpt_tos.append(address)
@@ -46,19 +48,17 @@ class Mailbox:
         assert session.authenticated
         self.recipients += envelope.rcpt_tos
         content = envelope.content
-        self.messages.append(message_from_bytes(content if isinstance(content, bytes) else str(content).encode()))
+        with self._arrived:
+            self.messages.append(message_from_bytes(content if isinstance(content, bytes) else str(content).encode()))
+            self._arrived.notify_all()
         return "250 OK"
 
-    def link(self, to: str = "") -> str:
-        """The link of the newest message, or of the newest one to somebody as soon as it is there."""
-        until = time.monotonic() + PATIENCE_S
-        while to and not self._to(to) and time.monotonic() < until:
-            time.sleep(0.02)
-        text = str((self._to(to) if to else self.messages)[-1].get_payload())
+    def link(self, number: int = 1) -> str:
+        """The link of the newest message, once so many have arrived: they come after the answer that promised them."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.messages) >= number, 20), "no mail came"
+        text = str(self.messages[-1].get_payload())
         return next(word for word in text.split() if word.startswith("https://"))
-
-    def _to(self, address: str) -> list[Message]:
-        return [message for message in self.messages if message["To"] == address]
 
 
 class MailServer:

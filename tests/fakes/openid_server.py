@@ -17,6 +17,7 @@ import jwt
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from broker.ceremonies.oidc import CALLBACK, way_back
 from demo.process import free_port
 from tests.services import program
 
@@ -33,10 +34,10 @@ def signing_key(kid: str) -> dict[str, Any]:
 
 @dataclass
 class OpenIdServer:
-    """`redirect_uri` of our one client; `keys` sign, the first one new tokens. `folder` gets the root to trust."""
+    """Our one client is the broker at `origin`; `keys` sign, the first one new tokens. `folder` gets the root to trust."""
 
     folder: Path
-    redirect_uri: str
+    origin: str
     authority: trustme.CA = field(default_factory=trustme.CA)
     keys: list[dict[str, Any]] = field(default_factory=lambda: [signing_key("first")])
     port: int = field(default_factory=free_port)
@@ -51,6 +52,10 @@ class OpenIdServer:
     @property
     def issuer(self) -> str:
         return f"https://localhost:{self.port}"
+
+    @property
+    def redirect_uri(self) -> str:
+        return self.origin + CALLBACK + way_back(self.issuer)
 
     def start(self) -> None:
         client = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import URL
 
 from agentkeys_core.bodies import EMPTY_BODY, AuditListBody, ListBody, StoreBody, request_hash
 from agentkeys_core.captoken import Cap, UncosignedCap
@@ -109,15 +110,17 @@ class Services:
         world: World,
         folder: Path,
         limits: QuotaLimits,
-        bucket: Bucket | None = None,
-        addresses: AddressLimits | None = None,
+        bucket: Bucket | None,
+        *,
+        database: URL,
+        addresses: AddressLimits | None,
     ) -> None:
         self.world = world
         self.addresses = addresses
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
-        self.engine = open_engine(database_url(None, folder))
+        self.engine = open_engine(database)
         self.counters = SqlCounters(self.engine)
         keys = K1Keys.of(world.k1)
         self.last_use = LastUse(SqlDeviceUses(self.engine), world.clock.now)  # which writes when a test says so
@@ -132,7 +135,7 @@ class Services:
         self.broker_signer = InProcessSigner(world)
         self.proofs = Proofs(
             origin=BROKER_ORIGIN,
-            challenge_key=keys.challenge_key(),
+            challenge_keys=keys.challenge_keys,
             redemptions=SqlRedemptions(self.engine),
             clock=world.clock.now,
         )
@@ -307,12 +310,14 @@ def services_in(
     bucket: Bucket | None = None,
     signing: SigningPolicy | None = None,
     addresses: AddressLimits | None = None,
+    database: URL | None = None,
 ) -> Iterator[Services]:
-    """Everything in one folder; at the end the signer's journal and rows are verified."""
+    """Everything in one folder, but for the broker's state where a database is named; at the end the signer's journal and rows are verified."""
     with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
-        made = Services(world, folder, limits or plenty, bucket, addresses)
+        where = database or database_url(None, folder)
+        made = Services(world, folder, limits or plenty, bucket, database=where, addresses=addresses)
         try:
             yield made
         finally:

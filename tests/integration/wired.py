@@ -31,7 +31,7 @@ from tests.adversarial.town import OPENROUTER, Member, Town, town_in
 from tests.fakes.mail_server import MailServer
 from tests.fakes.openid_server import OpenIdServer
 from tests.fakes.services_kit import BROKER_ORIGIN
-from tests.unit.broker.identity_world import REDIRECT, mail_settings, provider_settings
+from tests.unit.broker.identity_world import mail_settings, provider_settings
 from worker.config import WorkerConfig
 
 WORKERS = ("credentials", "memory", "audit")
@@ -72,7 +72,7 @@ def wired_services(folder: Path) -> Iterator[Wired]:
         credentials.put(master.device, "doomed", b"what its master deletes")
         memories.put(master.device, "kept", b"what its master reads")
         mail = stack.enter_context(MailServer(made(folder / "mail"), "starttls"))
-        provider = stack.enter_context(OpenIdServer(folder=made(folder / "provider"), redirect_uri=REDIRECT))
+        provider = stack.enter_context(OpenIdServer(folder=made(folder / "provider"), origin=BROKER_ORIGIN))
         profile = json.loads(town.stack.profile.read_text()) | {"broker": BROKER_ORIGIN}
         (folder / "profile.json").write_bytes(canonical_json(profile))
         config = replace(

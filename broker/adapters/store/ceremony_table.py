@@ -38,6 +38,7 @@ class SqlCeremonies:
             (ceremonies.c.id == ceremony.id)
             & (ceremonies.c.state == ceremony.state.value)
             & (ceremonies.c.secret == ceremony.secret)
+            & (ceremonies.c.detail == ceremony.detail)
         )
         with transaction(self._engine) as conn:
             return conn.execute(update(ceremonies).where(as_known).values(_values(to))).rowcount == 1

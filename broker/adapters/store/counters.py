@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import Engine, delete
 
-from broker.adapters.store.engine import insert_into, transaction
+from broker.adapters.store.engine import forgetful, insert_into, transaction
 from broker.adapters.store.tables import counts, redeemed
 
 _PURGE_EVERY_S: Final = 10
@@ -27,10 +27,10 @@ class _Purge:
 
 
 class SqlCounters:
-    """Implements `broker.ports.Counters`."""
+    """Implements `broker.ports.Counters`. A count that a power cut loses lets nobody in."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine = forgetful(engine)
         self._purge = _Purge()
 
     def count(self, name: bytes, *, until: int, limit: int, now: int) -> bool:

@@ -23,6 +23,7 @@ PATIENCE_S: Final = 1.5
 _CONNECT_S: Final = 5
 _POOL: Final = 10
 _DRIVER: Final = "postgresql+psycopg"
+_FORGETFUL: Final = "agentkeys_forgetful"
 #: Any number: only brokers that migrate the same database ask for this lock.
 _MIGRATION_LOCK: Final = 0x61676B62
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -75,6 +76,11 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise KeyServiceError(Reason.OVERLOADED, f"the broker's state: {type(error).__name__}") from error
 
 
+def forgetful(engine: Engine) -> Engine:
+    """The same database, for what a power cut may take: SQLite does not wait for the disk then."""
+    return engine.execution_options(**{_FORGETFUL: True})
+
+
 def insert_into(engine: Engine, table: Any) -> Any:
     """Both databases know ON CONFLICT; SQLAlchemy keeps it with each dialect."""
     return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
@@ -114,11 +120,13 @@ def _sqlite(url: URL) -> Engine:
     def configure(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own idea of transactions is not ours
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        # NORMAL forgets the last moments in a power cut: a proof or code that was used up would be good again.
+        level = "NORMAL" if connection.get_execution_options().get(_FORGETFUL) else "FULL"
+        connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # one that turned writer late could meet another and fail
 
     return engine

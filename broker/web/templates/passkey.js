@@ -27,7 +27,9 @@ form.addEventListener("submit", async (event) => {
 
 if (window.PublicKeyCredential?.parseCreationOptionsFromJSON) {
   button.disabled = false;
-  button.focus();
+  if (!document.getElementById("device")) {
+    button.focus();
+  }
 } else {
   say("This browser is too old for passkeys. Open the page in another one.");
 }

@@ -9,12 +9,6 @@ from tests.fakes.postgres import Postgres
 from tests.fakes.services_kit import Services, services_in
 
 
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    with services_in(tmp_path) as made:
-        yield made
-
-
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     with Postgres(folder=tmp_path_factory.mktemp("postgres")) as made:
@@ -28,3 +22,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
         return database_url(None, tmp_path)
     postgres: Postgres = request.getfixturevalue("postgres")
     return database_url(postgres.database(), tmp_path)
+
+
+@pytest.fixture
+def services(tmp_path: Path, database: URL) -> Iterator[Services]:
+    with services_in(tmp_path, database=database) as made:
+        yield made

@@ -1,9 +1,9 @@
 """A broker with its ceremonies and nothing else: real store, real mail server, real provider, a clock that stands still."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from smtplib import SMTPException
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import URL, Engine
@@ -21,16 +21,17 @@ from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.adapters.store.session_table import SqlSessions
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.email_enrolment import EmailEnrolment
-from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.oidc import CALLBACK, OidcDesk, way_back
 from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
 from broker.identity_settings import MailSettings, ProviderSettings
 from broker.keys import K1Keys
+from broker.outbox import Outbox
 from broker.passkeys import RelyingParty
 from broker.ports import EnrolAttester
 from broker.proofs import Proofs
 from broker.sessions import SessionDesk
-from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.ceremony_routes import ceremony_endpoints
 from broker.web.enrolment_routes import email_enrolment_endpoints
 from broker.web.pages import Pages
 from broker.web.passkey_routes import passkey_endpoints
@@ -44,7 +45,6 @@ from tests.fakes.services_kit import BROKER_ORIGIN, FollowedRegistry
 from tests.unit.broker.visitor import Visit
 
 DOMAIN = Domain.of("ab" * 32)
-REDIRECT = BROKER_ORIGIN + CALLBACK
 
 
 @dataclass
@@ -53,6 +53,12 @@ class IdentityWorld:
     clock: StillClock
     engine: Engine
     app: ASGIApp
+    outbox: Outbox | None = None
+
+    def settle(self) -> None:
+        """Until each mail is where it will be."""
+        assert self.outbox is not None
+        self.outbox.settle()
 
     def visit(self) -> Visit:
         """A device that nobody knows yet."""
@@ -80,10 +86,9 @@ def provider_settings(server: OpenIdServer, **changed: object) -> ProviderSettin
     return ProviderSettings(**(given | changed))  # type: ignore[arg-type]  # the tests say what they change
 
 
-def at_once(work: Callable[[], None]) -> None:
-    """In place of an outbox: mail has arrived when the answer comes, and what went wrong is kept to ourselves as there."""
-    with suppress(SMTPException):
-        work()
+def provider_of(settings: ProviderSettings, clock: Callable[[], float] = time.time) -> Provider:
+    """As the broker of these tests makes it."""
+    return Provider(settings, redirect_uri=BROKER_ORIGIN + CALLBACK + way_back(settings.issuer), clock=clock)
 
 
 @contextmanager
@@ -92,23 +97,25 @@ def identity_world(
     *,
     mail: MailSettings | None = None,
     provider: ProviderSettings | None = None,
+    others: Sequence[ProviderSettings] = (),
     at: float | None = None,
     passkeys: str = BROKER_ORIGIN,
     attester: EnrolAttester | None = None,
-    later: Callable[[Callable[[], None]], None] = at_once,
 ) -> Iterator[IdentityWorld]:
     engine, clock = open_engine(database), StillClock() if at is None else StillClock(at)
-    proofs = Proofs(origin=BROKER_ORIGIN, challenge_key=bytes(32), redemptions=SqlRedemptions(engine), clock=clock.now)
+    proofs = Proofs(
+        origin=BROKER_ORIGIN, challenge_keys=(bytes(32),), redemptions=SqlRedemptions(engine), clock=clock.now
+    )
     steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(engine), clock=clock.now)
     counters = SqlCounters(engine)
-    email = oidc = None
+    email = oidc = outbox = None
     if mail is not None:
-        mailer = SmtpMailer(mail, later)
+        mailer = outbox = Outbox(SmtpMailer(mail))
         email = EmailDesk(
             origin=BROKER_ORIGIN, proofs=proofs, steps=steps, counters=counters, mailer=mailer, clock=clock.now
         )
     if provider is not None:
-        providers = {provider.issuer: Provider(provider, redirect_uri=REDIRECT, clock=clock.now)}
+        providers = {found.issuer: provider_of(found, clock.now) for found in (provider, *others)}
         oidc = OidcDesk(
             origin=BROKER_ORIGIN, proofs=proofs, steps=steps, counters=counters, providers=providers, clock=clock.now
         )
@@ -141,5 +148,7 @@ def identity_world(
         endpoints += email_enrolment_endpoints(EmailEnrolment(steps=steps, attester=attester))
     app = create_app("broker", endpoints, clock=clock.now)
     with AppClient(app) as client:
-        yield IdentityWorld(client, clock, engine, app)
+        yield IdentityWorld(client, clock, engine, app, outbox)
+    if outbox is not None:
+        outbox.close()
     engine.dispose()

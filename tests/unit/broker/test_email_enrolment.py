@@ -21,7 +21,7 @@ from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail
 from tests.unit.broker.test_email import ADDRESS, FORM, begin, path_of
 from tests.unit.broker.test_passkey import REGISTER
 from tests.unit.broker.test_store import at_once
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 
 class Signer:
@@ -51,13 +51,21 @@ class Mailed:
     member: Member
     visit: Visit
     ceremony: str = ""
+    begun: httpx.Response | None = None
+    link: str = ""
 
     def begin(self, visit: Visit | None = None, address: str = ADDRESS) -> str:
-        found: str = begin(visit or self.visit, address).json()["id"]
+        self.world.settle()
+        arrived = len(self.server.mailbox.messages)
+        self.begun = begin(visit or self.visit, address)
+        self.link = self.server.mailbox.link(arrived + 1)
+        found: str = self.begun.json()["id"]
         return found
 
     def click(self) -> None:
-        assert self.world.client.post(path_of(self.server.mailbox.link()), headers=FORM).status_code == 200
+        path = path_of(self.link)
+        assert self.begun is not None
+        assert self.world.client.post(path, content=typed(self.begun), headers=FORM).status_code == 200
 
     def confirmed(self) -> "Mailed":
         self.ceremony = self.begin()

@@ -1,11 +1,10 @@
 """Nothing that strangers may ask tells by the time it takes whom we know: the same work is done whatever the answer is.
 
-No clock is read here. Counted is what takes time: statements at the database, reads of the registry, and what waits for
-somebody else's answer.
+No clock is read here. Counted is what takes time: statements at the database and reads of the registry. That no answer waits for
+the mail server: test_outbox.py.
 """
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +15,13 @@ from sqlalchemy import Engine, event
 
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.keys import DeviceKey
-from broker.adapters.outbox import Outbox
 from broker.adapters.store.engine import database_url
 from broker.ceremonies.steps import LIFETIME_S
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import Services
-from tests.integration.signer_process import eventually
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
 from tests.unit.broker.test_email import ADDRESS, FORM, begin, path_of, status
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 
 @pytest.fixture
@@ -61,24 +58,9 @@ def work(engine: Engine, ask: Callable[[], httpx.Response]) -> tuple[str, list[s
     return said, found
 
 
-def test_a_mail_is_handed_over_after_the_answer_for_every_address_alike(server: MailServer, tmp_path: Path) -> None:
-    """The mail server hears whom it is for when the answer is out; neither its word nor its time is waited for."""
-    server.mailbox.held = threading.Event()
-    with (
-        Outbox() as outbox,
-        identity_world(database_url(None, tmp_path), mail=mail_settings(server), later=outbox) as world,
-    ):
-        answers = [begin(world.visit(), address) for address in (ADDRESS, "nobody@people.test")]
-        assert [answer.status_code for answer in answers] == [200, 200]
-        assert server.mailbox.recipients == []
-        server.mailbox.refused = {"nobody@people.test"}
-        server.mailbox.held.set()
-        eventually(lambda: server.mailbox.recipients == [ADDRESS])
-
-
 def test_an_address_that_was_confirmed_before_is_any_address(world: IdentityWorld, server: MailServer) -> None:
-    begin(world.visit())
-    assert world.client.post(path_of(server.mailbox.link()), headers=FORM).status_code == 200
+    confirmed = typed(begin(world.visit()))
+    assert world.client.post(path_of(server.mailbox.link()), content=confirmed, headers=FORM).status_code == 200
     visits = [world.visit(), world.visit()]
     known, unknown = (
         work(world.engine, lambda visit=visit, address=address: begin(visit, address))  # type: ignore[misc]
@@ -98,14 +80,14 @@ def test_another_devices_ceremony_is_none(world: IdentityWorld) -> None:
 
 
 def test_a_link_that_is_over_was_used_or_never_was(world: IdentityWorld, server: MailServer) -> None:
-    begin(world.visit())
+    form = typed(begin(world.visit()))
     used = path_of(server.mailbox.link())
-    assert world.client.post(used, headers=FORM).status_code == 200
+    assert world.client.post(used, content=form, headers=FORM).status_code == 200
     begin(world.visit())
-    over = path_of(server.mailbox.link())
+    over = path_of(server.mailbox.link(2))
     world.clock.forward(LIFETIME_S)
     never = "/identity/email/" + b64u_encode(bytes(32))
-    for ask in (world.client.get, lambda path: world.client.post(path, headers=FORM)):
+    for ask in (world.client.get, lambda path: world.client.post(path, content=form, headers=FORM)):
         found = [work(world.engine, lambda ask=ask, path=path: ask(path)) for path in (used, over, never)]  # type: ignore[misc]
         assert found == [found[0]] * 3
         assert found[0][0] == "409"

@@ -17,7 +17,7 @@ from agentkeys_core.keys import DeviceKey
 from agentkeys_core.proof import PROOF_HEADER
 from agentkeys_runtime.registry_client import RegistryChange
 from agentkeys_runtime.web.app import create_app
-from broker.change_feed import IN_ALL, KEPT, PER_USER, ChangeFeed
+from broker.change_feed import IN_ALL, KEPT, PER_DEVICE, PER_USER, ChangeFeed
 from broker.web.event_routes import event_endpoints
 from tests.fakes.https_app import https_app, loopback
 from tests.fakes.services_kit import Services
@@ -192,13 +192,32 @@ def test_a_stream_ends_while_the_registry_is_not_heard(live: Live) -> None:
 
 def test_a_user_has_only_so_many_streams_and_gets_them_back(live: Live) -> None:
     visit = live.visit()
-    held = [live.feed.watch(live.operator) for _ in range(PER_USER - 1)]
+    held = [live.feed.watch(live.operator, bytes([number]) * 32, is_master=True) for number in range(PER_USER - 1)]
     with live.stream(visit) as reader:
         reader.block()
         with live.stream(visit) as refused:
             assert refused.answer.json()["reason"] == "rate_limited"
     held.pop().close()
     with live.stream(visit) as reader:
+        assert reader.block() == {"id": "10"}
+
+
+def test_a_device_has_only_so_many_streams(live: Live) -> None:
+    agent, master = live.visit(live.services.world.user.agent), live.visit()
+    held = [live.feed.watch(live.operator, agent.key.key_hash, is_master=False) for _ in range(PER_DEVICE)]
+    with live.stream(agent) as refused:
+        assert refused.answer.json()["reason"] == "rate_limited"
+    with live.stream(master) as reader:
+        assert reader.block() == {"id": "10"}
+    assert len(held) == PER_DEVICE
+
+
+def test_agents_together_leave_masters_their_streams(live: Live) -> None:
+    for number in range(PER_USER - PER_DEVICE):
+        live.feed.watch(live.operator, bytes([number]) * 32, is_master=False)
+    with live.stream(live.visit(live.services.world.user.agent)) as refused:
+        assert refused.answer.json()["reason"] == "rate_limited"
+    with live.stream(live.visit()) as reader:
         assert reader.block() == {"id": "10"}
 
 
@@ -219,13 +238,13 @@ def test_a_stream_that_was_left_gives_its_place_back(live: Live) -> None:
 
 def test_all_users_together_have_only_so_many() -> None:
     feed = ChangeFeed()
-    held = [feed.watch(number.to_bytes(32, "big")) for number in range(IN_ALL)]
+    held = [feed.watch(number.to_bytes(32, "big"), bytes(32), is_master=True) for number in range(IN_ALL)]
     with pytest.raises(KeyServiceError) as caught:
-        feed.watch(bytes(32))
+        feed.watch(bytes(32), bytes(32), is_master=True)
     assert caught.value.reason is Reason.OVERLOADED
     held[0].close()
     held[0].close()
-    feed.watch(bytes(32))
+    feed.watch(bytes(32), bytes(32), is_master=True)
 
 
 def test_only_so_many_changes_are_kept_and_a_gap_forgets_them() -> None:

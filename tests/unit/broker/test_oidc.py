@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 import jwt
@@ -17,20 +17,20 @@ from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.hashes import sha256
 from agentkeys_runtime.config import ConfigError
 from broker.adapters.openid import PAUSE_S, Provider
-from broker.ceremonies.oidc import PER_CLIENT
-from broker.ceremonies.steps import LIFETIME_S
+from broker.ceremonies.oidc import CALLBACK, PER_CLIENT, way_back
+from broker.ceremonies.steps import CONFIRMED_S, LIFETIME_S
 from tests.fakes.openid_server import OpenIdServer, signing_key
 from tests.fakes.services_kit import BROKER_ORIGIN
-from tests.unit.broker.identity_world import REDIRECT, IdentityWorld, identity_world, provider_settings
+from tests.unit.broker.identity_world import IdentityWorld, identity_world, provider_of, provider_settings
 from tests.unit.broker.test_email import FORM, page_reason, status
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 NONCE = b64u_encode(sha256(b"binds K10 and K11"))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenIdServer]:
-    with OpenIdServer(folder=tmp_path_factory.mktemp("provider"), redirect_uri=REDIRECT) as made:
+    with OpenIdServer(folder=tmp_path_factory.mktemp("provider"), origin=BROKER_ORIGIN) as made:
         yield made
 
 
@@ -47,9 +47,10 @@ def begin(visit: Visit, issuer: str, nonce: str = NONCE) -> httpx.Response:
 class Person:
     """Somebody at the pages of broker and provider."""
 
-    def __init__(self, world: IdentityWorld, server: OpenIdServer, page: str) -> None:
+    def __init__(self, world: IdentityWorld, server: OpenIdServer, begun: httpx.Response) -> None:
+        page = begun.json()["page"]
         assert page.startswith(BROKER_ORIGIN)
-        self.world, self.server, self.page = world, server, page.removeprefix(BROKER_ORIGIN)
+        self.world, self.server, self.begun, self.page = world, server, begun, page.removeprefix(BROKER_ORIGIN)
 
     def onward(self) -> str:
         shown = self.world.client.get(self.page)
@@ -61,24 +62,35 @@ class Person:
     def back(self, *, decline: bool = False) -> str:
         return self.server.sign_in(self.onward(), decline=decline).removeprefix(BROKER_ORIGIN)
 
-    def confirm(self, shown: httpx.Response) -> httpx.Response:
-        assert shown.status_code == 200, shown.text
-        found = re.search(r'name="secret" value="([^"]+)"', shown.text)
-        assert found is not None
-        return self.world.client.post("/identity/oidc/confirm", content=f"secret={found[1]}", headers=FORM)
+    def returned(self) -> str:
+        """The path of the page that asks, once the provider has sent the person back."""
+        return onward_of(self.world.client.get(self.back()))
+
+    def confirm(self, asks: str) -> httpx.Response:
+        return self.world.client.post(asks, content=typed(self.begun), headers=FORM)
+
+
+def onward_of(answer: httpx.Response) -> str:
+    """Where the way back from the provider leads on to."""
+    assert answer.status_code == 303, answer.text
+    onward = answer.headers["location"]
+    assert onward.startswith("/identity/oidc/confirm/")
+    return str(onward)
 
 
 def test_a_person_signs_in_and_the_device_gets_its_token(world: IdentityWorld, server: OpenIdServer) -> None:
     visit = world.visit()
     begun = begin(visit, server.issuer)
     assert begun.status_code == 200
-    person = Person(world, server, begun.json()["page"])
-    shown = world.client.get(person.back())
+    person = Person(world, server, begun)
+    asks = person.returned()
+    shown = world.client.get(asks)
+    assert shown.status_code == 200
     assert "ada@people.test" in shown.text
-    assert begun.json()["device"] in shown.text
+    assert f"____{begun.json()['device'][4:]}" in shown.text
     assert status(visit, begun.json()["id"]).json()["state"] == "authenticated"
     assert "id_token" not in status(visit, begun.json()["id"]).json()  # the person has not agreed yet
-    assert person.confirm(shown).status_code == 200
+    assert person.confirm(asks).status_code == 200
     told = status(visit, begun.json()["id"]).json()
     assert told["state"] == "confirmed"
     claims = jwt.decode(told["id_token"], options={"verify_signature": False})
@@ -86,7 +98,7 @@ def test_a_person_signs_in_and_the_device_gets_its_token(world: IdentityWorld, s
 
 
 def test_the_way_to_the_provider_has_pkce_state_and_nonce(world: IdentityWorld, server: OpenIdServer) -> None:
-    onward = Person(world, server, begin(world.visit(), server.issuer).json()["page"]).onward()
+    onward = Person(world, server, begin(world.visit(), server.issuer)).onward()
     query = parse_qs(urlsplit(onward).query)
     assert (query["code_challenge_method"], query["nonce"], query["response_type"]) == (["S256"], [NONCE], ["code"])
     assert len(query["state"][0]) == 43
@@ -95,66 +107,102 @@ def test_the_way_to_the_provider_has_pkce_state_and_nonce(world: IdentityWorld, 
 
 def test_whoever_began_cannot_confirm_for_the_person(world: IdentityWorld, server: OpenIdServer) -> None:
     """The thief knows the first secret: it was in the link that they sent. The second one only the browser gets."""
-    begun = begin(world.visit(), server.issuer).json()
-    person = Person(world, server, begun["page"])
-    world.client.get(person.back())
-    secret = begun["page"].rpartition("/")[2]
-    answer = world.client.post("/identity/oidc/confirm", content=f"secret={secret}", headers=FORM)
-    assert page_reason(answer) == "ceremony_ended"
+    person = Person(world, server, begin(world.visit(), server.issuer))
+    person.returned()
+    secret = person.page.rpartition("/")[2]
+    assert page_reason(person.confirm(f"/identity/oidc/confirm/{secret}")) == "ceremony_ended"
 
 
 def test_a_code_that_comes_again_is_refused(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     back = person.back()
-    assert world.client.get(back).status_code == 200
+    assert world.client.get(back).status_code == 303
     assert page_reason(world.client.get(back)) == "ceremony_ended"
+
+
+def test_the_page_that_asks_may_be_loaded_again(world: IdentityWorld, server: OpenIdServer) -> None:
+    """Its address has no code in it, and the one that had is not in the browser's history."""
+    person = Person(world, server, begin(world.visit(), server.issuer))
+    asks = person.returned()
+    assert world.client.get(asks).text == world.client.get(asks).text
+    assert "code=" not in asks
+    assert person.confirm(asks).status_code == 200
 
 
 def test_a_code_of_another_ceremony_is_refused(world: IdentityWorld, server: OpenIdServer) -> None:
     """Its code was asked for with another PKCE challenge."""
-    one, two = (Person(world, server, begin(world.visit(), server.issuer).json()["page"]) for _ in range(2))
+    one, two = (Person(world, server, begin(world.visit(), server.issuer)) for _ in range(2))
     code = parse_qs(urlsplit(one.back()).query)["code"][0]
     state = parse_qs(urlsplit(two.onward()).query)["state"][0]
-    answer = world.client.get(f"/identity/oidc/callback?code={code}&state={state}")
+    iss = quote(server.issuer, safe="")
+    answer = world.client.get(f"{CALLBACK}{way_back(server.issuer)}?code={code}&state={state}&iss={iss}")
     assert page_reason(answer) == "invalid_evidence"
 
 
 @pytest.mark.parametrize("query", ["", "?code=x", "?state=x&code=y", f"?state={'A' * 43}&code=y", "?state"])
 def test_a_way_back_that_nobody_began_leads_nowhere(world: IdentityWorld, query: str) -> None:
-    assert page_reason(world.client.get(f"/identity/oidc/callback{query}")) in {"ceremony_ended", "invalid_body"}
+    assert page_reason(world.client.get(f"{CALLBACK}{'0' * 32}{query}")) in {"ceremony_ended", "invalid_body"}
 
 
 def test_a_way_back_that_names_things_twice_is_refused(world: IdentityWorld) -> None:
-    assert page_reason(world.client.get("/identity/oidc/callback?state=a&state=b")) == "invalid_body"
+    assert page_reason(world.client.get(f"{CALLBACK}{'0' * 32}?state=a&state=b")) == "invalid_body"
 
 
 def test_another_provider_cannot_answer(world: IdentityWorld, server: OpenIdServer) -> None:
     """RFC 9207: a mix-up."""
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     back = person.back()
     other = re.sub(r"iss=[^&]+", "iss=https%3A%2F%2Fevil.test", back)
     assert other != back
     assert page_reason(world.client.get(other)) == "invalid_evidence"
-    assert world.client.get(back).status_code == 200  # nothing was used up
+    assert world.client.get(back).status_code == 303  # nothing was used up
+
+
+def test_a_provider_that_always_says_who_it_is_cannot_be_silent(world: IdentityWorld, server: OpenIdServer) -> None:
+    """RFC 9207, 2.4: its metadata says so."""
+    person = Person(world, server, begin(world.visit(), server.issuer))
+    silent = re.sub(r"&?iss=[^&]+", "", person.back())
+    assert page_reason(world.client.get(silent)) == "invalid_evidence"
+
+
+def test_a_provider_that_is_no_longer_configured_ends_its_ceremonies(database: URL, server: OpenIdServer) -> None:
+    known = provider_settings(server)
+    with identity_world(database, provider=known, at=time.time()) as before:
+        page = begin(before.visit(), server.issuer).json()["page"].removeprefix(BROKER_ORIGIN)
+    other = provider_settings(server, issuer="https://other.test")
+    with identity_world(database, provider=other, at=time.time()) as after:
+        assert page_reason(after.client.get(page)) == "ceremony_ended"
 
 
 def test_a_person_may_decline_at_the_provider(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     assert page_reason(world.client.get(person.back(decline=True))) == "policy_refused"
 
 
 def test_a_sign_in_grows_old(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
+    person = Person(world, server, begin(world.visit(), server.issuer))
     back = person.back()
     world.clock.forward(LIFETIME_S)
     assert page_reason(world.client.get(back)) == "ceremony_ended"
 
 
 def test_a_confirmation_grows_old_and_is_good_once(world: IdentityWorld, server: OpenIdServer) -> None:
-    person = Person(world, server, begin(world.visit(), server.issuer).json()["page"])
-    shown = world.client.get(person.back())
-    assert person.confirm(shown).status_code == 200
-    assert page_reason(person.confirm(shown)) == "ceremony_ended"
+    person = Person(world, server, begin(world.visit(), server.issuer))
+    asks = person.returned()
+    assert person.confirm(asks).status_code == 200
+    assert page_reason(person.confirm(asks)) == "ceremony_ended"
+
+
+def test_what_is_confirmed_at_the_last_moment_leaves_time_to_use_it(world: IdentityWorld, server: OpenIdServer) -> None:
+    visit = world.visit()
+    person = Person(world, server, begin(visit, server.issuer))
+    asks = person.returned()
+    world.clock.forward(LIFETIME_S - 1)
+    assert person.confirm(asks).status_code == 200
+    world.clock.forward(CONFIRMED_S - 1)
+    assert status(visit, person.begun.json()["id"]).json()["state"] == "confirmed"
+    world.clock.forward(1)
+    assert reason(status(visit, person.begun.json()["id"])) == "ceremony_ended"
 
 
 @pytest.mark.parametrize("nonce", ["", "short", "A" * 42, "A" * 44, "=" * 43])
@@ -180,7 +228,7 @@ def test_the_known_providers_are_told(world: IdentityWorld, server: OpenIdServer
 
 def provider(server: OpenIdServer, **changed: object) -> Provider:
     clock = changed.pop("clock", time.time)
-    return Provider(provider_settings(server, **changed), redirect_uri=REDIRECT, clock=clock)  # type: ignore[arg-type]
+    return provider_of(provider_settings(server, **changed), clock)  # type: ignore[arg-type]
 
 
 def exchange(server: OpenIdServer, found: Provider, *, nonce: str = NONCE, asked: str = NONCE) -> str:
@@ -202,22 +250,6 @@ def test_an_id_token_is_for_us_fresh_and_bound(server: OpenIdServer) -> None:
     assert exchange(server, provider(server, clock=lambda: time.time() - 120)) == "invalid_evidence"
 
 
-def test_an_audience_that_is_not_ours_is_refused(server: OpenIdServer) -> None:
-    found = provider(server)
-    good = provider(server)
-    verifier = "v" * 64
-    address = good.authorization_url(state="s" * 43, nonce=NONCE, verifier=verifier)
-    token = good.redeem(
-        parse_qs(urlsplit(server.sign_in(address)).query)["code"][0], nonce=NONCE, verifier=verifier
-    ).text
-    other = provider(server, client_id="somebody-else")
-    for wrong in (other,):
-        with pytest.raises(KeyServiceError) as caught:
-            wrong._verified(token, NONCE)
-        assert caught.value.reason == "invalid_evidence"
-    assert found._verified(token, NONCE).subject == "ada"
-
-
 def test_a_wrong_client_secret_is_refused(server: OpenIdServer, tmp_path: Path) -> None:
     wrong = tmp_path / "secret"
     wrong.write_text("wrong")
@@ -232,7 +264,7 @@ def test_a_provider_that_is_not_trusted_is_not_asked(server: OpenIdServer) -> No
 
 
 def test_keys_are_rotated(tmp_path: Path) -> None:
-    server = OpenIdServer(folder=tmp_path, redirect_uri=REDIRECT)
+    server = OpenIdServer(folder=tmp_path, origin=BROKER_ORIGIN)
     with server:
         found = provider(server)
         assert exchange(server, found) == ""
@@ -248,7 +280,7 @@ def test_keys_are_rotated(tmp_path: Path) -> None:
 
 
 def test_a_provider_that_is_gone_is_named(tmp_path: Path) -> None:
-    server = OpenIdServer(folder=tmp_path, redirect_uri=REDIRECT)
+    server = OpenIdServer(folder=tmp_path, origin=BROKER_ORIGIN)
     with server:
         found = provider(server)
         found.authorization_url(state="s", nonce=NONCE, verifier="v" * 64)

@@ -12,9 +12,11 @@ from agentkeys_core.eip712 import Domain
 from agentkeys_core.encoding import b64u_decode, b64u_encode
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.pairing import NO_K11
-from broker.ceremonies.pairing import CLAIMS_PER_USER
+from broker.ceremonies.pairing import BEGUN_PER_CLIENT, CLAIMS_PER_USER
 from broker.ceremonies.steps import LIFETIME_S
+from broker.rates import HOUR_S
 from tests.fakes.services_kit import Services
+from tests.unit.broker.test_store import at_once
 from tests.unit.broker.visitor import Visit, reason
 
 PROFILE_HASH = bytes(range(32))
@@ -170,3 +172,35 @@ def test_a_machine_may_propose_nothing(master: Visit, machine: Visit) -> None:
     begun = begin(machine, label=None, services=[]).json()
     taken = claim(master, begun["code"]).json()
     assert (taken["label"], taken["services"]) == (None, [])
+
+
+def test_a_challenge_begins_one_pairing(machine: Visit) -> None:
+    nonce = machine.nonce()
+    body = json.dumps({"label": None, "profile_hash": b64u_encode(PROFILE_HASH), "services": []}).encode()
+    assert machine.begin("/v1/pairings", body, {"nonce": nonce}).status_code == 200
+    assert reason(machine.begin("/v1/pairings", body, {"nonce": nonce})) == "proof_invalid"
+
+
+def test_a_client_begins_only_so_many_pairings(services: Services, machine: Visit) -> None:
+    for _ in range(BEGUN_PER_CLIENT):
+        assert begin(machine).status_code == 200
+    assert reason(begin(machine)) == "rate_limited"
+    services.world.clock.forward(HOUR_S)
+    assert begin(machine).status_code == 200
+
+
+def test_a_copied_proof_tells_nothing_of_a_pairing(machine: Visit) -> None:
+    path = f"/v1/pairings/{begin(machine).json()['id']}"
+    proof = machine.proof("request", "GET", path, b"")
+    assert machine.ask("request", "GET", path, b"", proof=proof).status_code == 200
+    assert reason(machine.ask("request", "GET", path, b"", proof=proof)) == "proof_invalid"
+
+
+def test_masters_that_claim_at_once_are_one(master: Visit, machine: Visit) -> None:
+    path, body = "/v1/pairings/claim", json.dumps({"code": begin(machine).json()["code"]}).encode()
+    proofs = [master.proof("request", "POST", path, body) for _ in range(6)]
+
+    def take() -> bool:
+        return master.ask("request", "POST", path, body, proof=proofs.pop()).status_code == 200
+
+    assert sorted(at_once(take, len(proofs))) == [False] * 5 + [True]

@@ -11,8 +11,9 @@ from tests.fakes.app_client import AppClient
 from tests.fakes.header_grades import faults
 from tests.fakes.mail_server import MailServer
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
-from tests.unit.broker.test_email import begin, page_reason, path_of
+from tests.unit.broker.test_email import FORM, begin, page_reason, path_of
 from tests.unit.broker.test_passkey import REGISTER, Person
+from tests.unit.broker.visitor import typed
 
 GOOD = {name.lower(): value for name, value in {**headers.HEADERS, **headers.of_host("broker.test")}.items()}
 
@@ -31,14 +32,14 @@ def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
 
 def test_every_kind_of_answer_is_graded(world: IdentityWorld, server: MailServer) -> None:
     """JSON, refusals, a page that works, one that refuses, the style sheet, and the one page with a script."""
-    begin(world.visit())
+    form = typed(begin(world.visit()))
     link = path_of(server.mailbox.link())
     plain = ["/v1/session/challenge", "/openapi.json", "/nowhere", "/v1/sessions", "/v1/session", link]
     for path in (*plain, "/identity/style.css", "/identity/passkey.js", "/identity/email/" + "A" * 43):
         assert faults(world.client.get(path, headers={"Origin": "https://evil.test"}).headers, named=True) == [], path
     page = Person(world, world.visit(), REGISTER).page()
     assert faults(page.headers, named=True, script=True, passkeys=True) == []
-    done = world.client.post(link, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    done = world.client.post(link, content=form, headers=FORM)
     assert faults(done.headers, named=True) == []
     assert page_reason(world.client.get(link)) == "ceremony_ended"
     for answer in (page, done):

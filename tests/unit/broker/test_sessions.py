@@ -16,7 +16,7 @@ from agentkeys_core.keys import DeviceKey, ES256PublicKey
 from agentkeys_core.proof import PROOF_HEADER
 from broker import session_tokens
 from broker.keys import K1Keys
-from broker.sessions import SESSION_S
+from broker.sessions import PER_DEVICE, SESSION_S
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.test_store import session
 from tests.unit.broker.visitor import EMPTY, Visit, reason
@@ -175,16 +175,50 @@ def test_no_refresh_outlives_the_session(services: Services, visit: Visit) -> No
     assert reason(visit.ask("refresh", "POST", "/v1/session/refresh")) == "session_invalid"
 
 
+def end(visit: Visit, session_id: str) -> bool:
+    found: bool = visit.ask("request", "POST", "/v1/session/end", json.dumps({"id": session_id}).encode()).json()[
+        "ended"
+    ]
+    return found
+
+
+def listed(visit: Visit) -> set[str]:
+    return {found["id"] for found in visit.sessions().json()["sessions"]}
+
+
 def test_a_session_is_ended_at_once(services: Services, visit: Visit) -> None:
-    ended = visit.sign_in().json()["session"]["id"]
-    other = visitor(services, services.world.user.agent)
-    other.sign_in()
-    body = json.dumps({"id": ended}).encode()
-    answer = other.ask("request", "POST", "/v1/session/end", body)  # of the same user
-    assert answer.json() == {"ended": True}
-    assert reason(visit.sessions()) == "session_invalid"
-    assert reason(visit.ask("refresh", "POST", "/v1/session/refresh")) == "session_invalid"
-    assert other.ask("request", "POST", "/v1/session/end", body).json() == {"ended": False}
+    agent = visitor(services, services.world.user.agent)
+    ended = agent.sign_in().json()["session"]["id"]
+    visit.sign_in()
+    assert end(visit, ended)  # a master ends any session of its user
+    assert reason(agent.sessions()) == "session_invalid"
+    assert reason(agent.ask("refresh", "POST", "/v1/session/refresh")) == "session_invalid"
+    assert not end(visit, ended)
+
+
+def test_an_agent_sees_and_ends_its_own_sessions_alone(services: Services, visit: Visit) -> None:
+    masters = visit.sign_in().json()["session"]["id"]
+    agent = visitor(services, services.world.user.agent)
+    own = [agent.sign_in().json()["session"]["id"] for _ in range(2)]
+    assert listed(visit) == {masters, *own}
+    assert listed(agent) == set(own)
+    assert not end(agent, masters)
+    assert listed(visit) == {masters, *own}
+    assert end(agent, own[0])
+    assert listed(agent) == {own[1]}
+
+
+def test_a_device_has_few_sessions_and_its_oldest_gives_way(services: Services, visit: Visit) -> None:
+    visit.sign_in()
+    agent = visitor(services, services.world.user.agent)
+    made = []
+    for _ in range(PER_DEVICE + 2):
+        made.append((agent.sign_in().json()["session"]["id"], agent.token))
+        services.world.clock.forward(1)
+    assert listed(agent) == {session_id for session_id, _ in made[2:]}
+    assert reason(agent.sessions(token=made[0][1])) == "session_invalid"
+    assert agent.sessions(token=made[2][1]).status_code == 200
+    assert visit.sessions().status_code == 200  # nobody else's gave way
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import URL, Engine, text
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
-from broker.adapters.store.engine import database_url, open_engine
+from broker.adapters.store.engine import database_url, forgetful, open_engine, transaction
 from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.tables import metadata
 from broker.adapters.store.use_table import SqlDeviceUses
@@ -125,25 +126,51 @@ def test_sessions_are_found_listed_and_ended(engine: Engine) -> None:
     sessions = SqlSessions(engine)
     mine, also, other = session(1), session(2), session(3, operator=2)
     for one in (mine, also, other):
-        sessions.add(one)
+        sessions.add(one, keep=8)
     assert sessions.find(mine.id) == mine
     assert sessions.find(bytes(16)) is None
-    assert list(sessions.of_operator(mine.operator, now=50)) == [also, mine]
-    assert not sessions.revoke(mine.id, operator=other.operator, now=51)
-    assert sessions.revoke(mine.id, operator=mine.operator, now=51)
-    assert not sessions.revoke(mine.id, operator=mine.operator, now=52)
+    assert list(sessions.of_operator(mine.operator, device=None, now=50)) == [also, mine]
+    assert not sessions.revoke(mine.id, operator=other.operator, device=None, now=51)
+    assert sessions.revoke(mine.id, operator=mine.operator, device=None, now=51)
+    assert not sessions.revoke(mine.id, operator=mine.operator, device=None, now=52)
     ended = sessions.find(mine.id)
     assert ended is not None
     assert ended.revoked_at == 51
-    assert list(sessions.of_operator(mine.operator, now=50)) == [also]
-    assert list(sessions.of_operator(mine.operator, now=100)) == []
+    assert list(sessions.of_operator(mine.operator, device=None, now=50)) == [also]
+    assert list(sessions.of_operator(mine.operator, device=None, now=100)) == []
 
 
 def test_sessions_that_are_over_are_forgotten(engine: Engine) -> None:
     sessions = SqlSessions(engine)
-    sessions.add(session(1, expires_at=11))
-    sessions.add(session(9))
+    sessions.add(session(1, expires_at=11), keep=8)
+    sessions.add(session(9), keep=8)
     assert sessions.find(session(1).id) is None
+
+
+def test_a_device_keeps_its_newest_sessions_and_touches_nobody_elses(engine: Engine) -> None:
+    sessions = SqlSessions(engine)
+    other = session(9)
+    sessions.add(other, keep=3)
+    made = [replace(session(1), id=bytes([number]) * 16, created_at=number) for number in range(20, 26)]
+    for number, one in enumerate(made):
+        sessions.add(one, keep=3)
+        assert sessions.find(one.id) == one
+        if number == 2:
+            assert sessions.revoke(one.id, operator=one.operator, device=one.device, now=30)
+    assert list(sessions.of_operator(other.operator, device=made[0].device, now=50)) == made[:2:-1]
+    assert [sessions.find(one.id) for one in made[:3]] == [None] * 3
+    assert sessions.find(other.id) == other
+    assert not sessions.revoke(other.id, operator=other.operator, device=made[0].device, now=51)
+
+
+def test_what_was_used_up_is_on_the_disk_before_it_is_believed(tmp_path: Path) -> None:
+    engine = open_engine(database_url(None, tmp_path))
+    for _ in range(2):  # a connection is used for both, in turn
+        with transaction(engine) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        with transaction(forgetful(engine)) as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    engine.dispose()
 
 
 def use(number: int, at: int, *, operator: int = 1) -> DeviceUse:

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from broker.adapters.store.engine import database_url
 from tests.fakes.app_client import AppClient
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
-from tests.unit.broker.test_email import begin, page_reason
+from tests.unit.broker.test_email import FORM, begin, page_reason, path_of
 from tests.unit.broker.test_passkey import REGISTER, Person
-from tests.unit.broker.visitor import Visit, reason
+from tests.unit.broker.visitor import Visit, reason, typed
 
 EVIL = "evil.test"
 
@@ -27,8 +27,8 @@ def server(tmp_path: Path) -> Iterator[MailServer]:
 
 
 @pytest.fixture
-def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
-    with identity_world(database_url(None, tmp_path), mail=mail_settings(server)) as made:
+def world(server: MailServer, database: URL) -> Iterator[IdentityWorld]:
+    with identity_world(database, mail=mail_settings(server)) as made:
         yield made
 
 
@@ -53,6 +53,7 @@ def test_links_name_the_configured_host_whatever_the_request_says(world: Identit
 )
 def test_no_address_adds_a_header_to_a_mail(world: IdentityWorld, server: MailServer, address: str) -> None:
     assert reason(begin(world.visit(), address)) == "invalid_body"
+    world.settle()
     assert server.mailbox.messages == []
 
 
@@ -115,14 +116,38 @@ def test_what_a_browser_keeps_for_us_proves_nothing(services: Services) -> None:
         assert reason(services.broker.get("/v1/sessions", headers=headers)) == "proof_invalid"
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_no_page_of_another_site_confirms_anything(world: IdentityWorld, server: MailServer, site: str) -> None:
-    begin(world.visit())
-    path = server.mailbox.link().removeprefix(BROKER_ORIGIN)
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert page_reason(world.client.post(path, headers={**form, "Sec-Fetch-Site": site})) == "invalid_body"
-    assert world.client.get(path, headers={"Sec-Fetch-Site": site}).status_code == 200  # links come from anywhere
-    assert world.client.post(path, headers={**form, "Sec-Fetch-Site": "same-origin"}).status_code == 200
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "nonsense"},
+        {"Origin": f"https://{EVIL}"},
+        {"Origin": f"https://{EVIL}", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": f"{BROKER_ORIGIN}.{EVIL}"},
+        {"Origin": f"https://service.test@{EVIL}"},
+    ],
+    ids=str,
+)
+def test_no_form_of_another_site_confirms_anything(
+    world: IdentityWorld, server: MailServer, sent: dict[str, str]
+) -> None:
+    """Even one that knows the secret, which is what every form needs first: nothing else here is believed of a browser."""
+    form = typed(begin(world.visit()))
+    path = path_of(server.mailbox.link())
+    assert page_reason(world.client.post(path, content=form, headers={**FORM, **sent})) == "policy_refused"
+    assert page_reason(world.client.post(f"{path[:-43]}{'A' * 43}", content=form, headers=FORM)) == "ceremony_ended"
+    assert world.client.post(path, content=form, headers=FORM).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"Sec-Fetch-Site": "same-origin", "Origin": "null"}, {"Origin": "null"}, {"Origin": BROKER_ORIGIN}, {}],
+    ids=str,
+)
+def test_a_form_of_ours_confirms(world: IdentityWorld, server: MailServer, sent: dict[str, str]) -> None:
+    form, path = typed(begin(world.visit())), path_of(server.mailbox.link())
+    assert world.client.post(path, content=form, headers={**FORM, **sent}).status_code == 200
 
 
 def test_a_session_is_never_one_that_somebody_else_chose(services: Services) -> None:

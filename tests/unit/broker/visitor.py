@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 
@@ -93,3 +94,8 @@ def reason(answer: httpx.Response) -> str:
     assert answer.status_code != 200, answer.text
     found: str = answer.json()["reason"]
     return found
+
+
+def typed(begun: httpx.Response) -> str:
+    """The form of somebody whose own terminal shows the device of this ceremony."""
+    return urlencode({"device": begun.json()["device"][:4]})

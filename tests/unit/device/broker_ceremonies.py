@@ -24,13 +24,13 @@ from broker.adapters.store.counters import SqlCounters
 from broker.adapters.store.passkey_table import SqlPasskeys
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.email_enrolment import EmailEnrolment
-from broker.ceremonies.oidc import OidcDesk
+from broker.ceremonies.oidc import CALLBACK, OidcDesk, way_back
 from broker.ceremonies.passkey import PasskeyDesk
 from broker.ceremonies.steps import Steps
 from broker.passkeys import RelyingParty
 from broker.ports import IdToken
 from broker.proofs import Proofs
-from broker.web.ceremony_routes import CALLBACK, ceremony_endpoints
+from broker.web.ceremony_routes import ceremony_endpoints
 from broker.web.enrolment_routes import email_enrolment_endpoints
 from broker.web.pages import Pages
 from broker.web.passkey_routes import passkey_endpoints
@@ -67,6 +67,9 @@ class OneProvider:
 
     def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         return f"{self.issuer}/authorize?{urlencode({'state': state})}"
+
+    def names_itself(self) -> bool:
+        return False
 
     def redeem(self, code: str, *, nonce: str, verifier: str) -> IdToken:
         now = int(time.time())
@@ -120,26 +123,27 @@ class Ceremonies:
         assert page.startswith(self.origin + "/identity/")
         return page.removeprefix(self.origin)
 
-    def click_link(self) -> None:
-        """Open the newest mail's link and agree."""
+    def click_link(self, device: str) -> None:
+        """Open the newest mail's link, type how the device begins, and agree."""
         path = self.path(self.letters.link())
         assert self.client.get(path).status_code == 200
-        assert self.client.post(path, headers=FORM).status_code == 200
+        assert self.client.post(path, content=typed(device), headers=FORM).status_code == 200
 
-    def sign_in(self, page: str, *, agree: bool = True) -> None:
-        """Go to the provider, come back, and agree."""
+    def sign_in(self, page: str, device: str, *, agree: bool = True) -> None:
+        """Go to the provider, come back, type how the device begins, and agree."""
         shown = self.client.get(self.path(page))
         assert shown.status_code == 200, shown.text
         onward = html.unescape(_found(r'class="button" href="([^"]+)"', shown.text))
         state = parse_qs(urlsplit(onward).query)["state"][0]
-        back = self.client.get(f"{CALLBACK}?{urlencode({'code': 'c', 'state': state})}")
-        secret = _found(r'name="secret" value="([^"]+)"', back.text)
+        way = way_back(onward.removesuffix("/authorize?" + urlsplit(onward).query))
+        back = self.client.get(f"{CALLBACK}{way}?{urlencode({'code': 'c', 'state': state})}")
+        assert back.status_code == 303, back.text
         if not agree:
             return
-        done = self.client.post("/identity/oidc/confirm", content=urlencode({"secret": secret}), headers=FORM)
+        done = self.client.post(back.headers["location"], content=typed(device), headers=FORM)
         assert done.status_code == 200, done.text
 
-    def use(self, passkey: SoftPasskey, page: str) -> None:
+    def use(self, passkey: SoftPasskey, page: str, device: str) -> None:
         """Make the passkey, or use it, as the page asks."""
         shown = self.client.get(self.path(page))
         assert shown.status_code == 200, shown.text
@@ -147,8 +151,15 @@ class Ceremonies:
         challenge = b64u_decode(options["challenge"])
         passkey.count += 1
         answer = passkey.created(challenge) if "pubKeyCredParams" in options else passkey.asserted(challenge)
-        done = self.client.post(self.path(page), content=urlencode({"answer": answer}), headers=FORM)
+        done = self.client.post(
+            self.path(page), content=f"{urlencode({'answer': answer})}&{typed(device)}", headers=FORM
+        )
         assert done.status_code == 200, done.text
+
+
+def typed(device: str) -> str:
+    """The form's field, by somebody whose terminal shows `device`."""
+    return urlencode({"device": device[:4]})
 
 
 #: Called with the path and answer of each ceremony that begins: somebody who is quick.

@@ -89,7 +89,7 @@ class BrokerIdentity:
         self._engine = open_engine(database_url(None, folder))
         self._keys = K1Keys.of(ec.generate_private_key(ec.SECP256R1()))
         redemptions = SqlRedemptions(self._engine)
-        proofs = Proofs(origin=origin, challenge_key=bytes(32), redemptions=redemptions, clock=self.clock)
+        proofs = Proofs(origin=origin, challenge_keys=(bytes(32),), redemptions=redemptions, clock=self.clock)
         self.registry = _States(states, registry_id)
         self.sessions = SessionDesk(
             keys=self._keys,

@@ -148,7 +148,7 @@ def test_a_page_that_leads_on_no_more_is_followed_by_another(world: World, perso
     world.idle = True
     ada = person("ada")
     assert ada.init(*BY_OIDC).reason == "not_confirmed"
-    world.broker.sign_in(world.begun[0][1]["page"], agree=False)
+    world.broker.sign_in(world.begun[0][1]["page"], "", agree=False)
     world.idle = False
     enrolled(ada.init(*BY_OIDC))
     assert world.count(OIDC) == 2

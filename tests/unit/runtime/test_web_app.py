@@ -14,6 +14,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web import answering
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
+from agentkeys_runtime.web.gate import WAITING_THREADS
 from tests.fakes.app_client import AppClient
 from tests.fakes.header_grades import faults
 
@@ -200,6 +201,28 @@ def test_too_many_at_once_are_refused_by_name() -> None:
         go_on.set()
         assert first.result().status_code == 200
         assert client.get("/extra").status_code == 200
+
+
+def test_what_waits_for_others_is_refused_rather_than_queued_and_holds_up_nothing() -> None:
+    started, go_on = threading.Semaphore(0), threading.Event()
+
+    def waiting(call: Call) -> Mapping[str, object]:
+        started.release()
+        go_on.wait(20)
+        return {}
+
+    apart = Endpoint(method="GET", path="/waits", summary="s", handler=waiting, response={}, waits=True)
+    app = create_app("test", [*endpoints(lambda _: {}), apart], max_in_flight=1)
+    with AppClient(app) as client, ThreadPoolExecutor(WAITING_THREADS) as pool:
+        held = [pool.submit(client.get, "/waits") for _ in range(WAITING_THREADS)]
+        for _ in held:
+            assert started.acquire(timeout=20)
+        answer = client.get("/waits")
+        assert (answer.status_code, answer.json()["reason"]) == (429, "overloaded")
+        assert client.get("/extra").status_code == 200
+        go_on.set()
+        assert [one.result().status_code for one in held] == [200] * WAITING_THREADS
+        assert client.get("/waits").status_code == 200
 
 
 def test_every_route_is_in_the_description(client: AppClient) -> None:
