@@ -65,7 +65,8 @@ class Sitting:
             ceremony.wait(TIMEOUT_S)
         finally:
             with self._changed:
-                self._ceremony = None
+                if self._ceremony is ceremony:
+                    self._ceremony = None
 
     def stop(self) -> None:
         """Decline what is asked, and whatever would be asked next."""

@@ -238,3 +238,25 @@ def test_the_address_is_shown_once_and_its_token_in_no_request(
         assert "#" not in page.url
         assert status(page).inner_text() == ""
         declined(page, terminal)
+
+
+def test_what_comes_back_late_is_dropped(context: BrowserContext, anvil: Anvil, somebody: Person) -> None:
+    """Of two wallets that were asked, the one that was given up does not answer in the other's place."""
+    context.add_init_script(
+        """window.addEventListener("eip6963:requestProvider", () => {
+          const request = () => new Promise((resolve) => { window.late = () => resolve(["0x" + "11".repeat(20)]); });
+          window.provider = window.provider || { request };
+          const detail = { info: { name: "Slow", rdns: "slow.wallet" }, provider: window.provider };
+          window.dispatchEvent(new CustomEvent("eip6963:announceProvider", { detail }));
+        });"""
+    )
+    BrowserWallet(anvil).put_into(context)
+    page = context.new_page()
+    with init_at(page, somebody) as terminal:
+        press(page, "Slow")
+        press(page, "Test Wallet")
+        expect(page.get_by_role("radio")).to_have_count(2)
+        page.evaluate("window.late()")
+        page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
+        expect(page.get_by_role("radio")).to_have_count(2)
+        declined(page, terminal)

@@ -181,6 +181,26 @@ def test_strangers_are_served_nothing(sat: Sat, headers: dict[str, str]) -> None
     assert refused(asked) == "declined"
 
 
+def test_only_a_window_of_this_machine_is_led_here(sat: Sat) -> None:
+    """The console, at another port, opens this page in a window; nobody frames it or fetches anything of it."""
+    window = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+    def fetched(path: str, **changed: str) -> int:
+        headers = sat.visitor.headers(**(window | changed))
+        return sat.visitor.client.get(sat.visitor.root + path, headers=headers).status_code
+
+    assert fetched("/") == 200
+    for changed in (
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Dest": "iframe"},
+        {"Sec-Fetch-Dest": "script"},
+        {"Host": "evil.example"},
+    ):
+        assert fetched("/", **changed) == 403
+    assert fetched("/question/0") == 403
+
+
 @pytest.mark.parametrize("origin", ["", "null", "http://localhost:8723", "https://localhost:8722"])
 def test_an_answer_must_come_from_the_page(sat: Sat, origin: str) -> None:
     sat.ask("one", lambda _: None)
