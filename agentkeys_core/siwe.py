@@ -13,6 +13,7 @@ from typing import Final, Self
 from agentkeys_core import uri as rfc3986
 from agentkeys_core.checksum import checksum_decode, checksum_encode
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.k11 import K11_PORT, RP_ID
 
 #: Far above what relying parties send; a cap's body could be a hundred times as long.
 MAX_MESSAGE_BYTES: Final = 8192
@@ -21,6 +22,10 @@ MAX_CHAIN_ID: Final = 2**256 - 1
 
 #: What the resource of a sign-in at a broker begins with. Managed wallets sign nothing of this scheme.
 _DEVICE_RESOURCE: Final = "agentkeys:device:"
+
+#: The domain of a message that a device's own page has the user's wallet sign: the one port that is K11's as well.
+#: Wallets warn of a message that names another site than the one which asks (EIP-4361, "Verifying domain binding").
+DEVICE_PAGE: Final = f"{RP_ID}:{K11_PORT}"
 
 _BAD: Final = Reason.INVALID_SIWE
 _WANTS: Final = " wants you to sign in with your Ethereum account:"
@@ -129,6 +134,7 @@ class SiweMessage:
         issued_at: str,
         expiration_time: str,
         statement: str | None = None,
+        resources: tuple[str, ...] | None = None,
     ) -> Self:
         """Make a message from its members; raises as `parse` where they make none."""
         made = cls(
@@ -140,6 +146,7 @@ class SiweMessage:
             issued_at=Instant.parse(issued_at),
             expiration_time=Instant.parse(expiration_time),
             statement=statement,
+            resources=resources,
         )
         return cls.parse(made.encode())
 

@@ -10,12 +10,11 @@ from agentkeys_core.keys import eip191_digest, recover_address
 from agentkeys_core.proof import SessionProof
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.shapes import text
-from agentkeys_core.siwe import MAX_MESSAGE_BYTES, SiweMessage, device_resource
+from agentkeys_core.siwe import DEVICE_PAGE, MAX_MESSAGE_BYTES, SiweMessage, device_resource
 
 CLOCK_SKEW_S: Final = 60
 #: A body with the longest message, written with any spacing.
 BODY_LIMIT: Final = 2 * MAX_MESSAGE_BYTES
-_SCHEME: Final = "https"
 _SIGNATURE_BYTES: Final = 65
 _BAD: Final = Reason.INVALID_BODY
 
@@ -42,8 +41,10 @@ def check_wallet(
 ) -> None:
     """Return once the operator's own wallet is proven to have signed this sign-in of the device that made `proof`.
 
-    The device is named by the message's only resource, so that a message which the user signed for one device signs in
-    no other. A managed wallet cannot take part: the signer refuses every message with such a resource.
+    The message is for this broker (`uri`), asked for by a page of it or by the device's own page (`domain`), which is
+    what a wallet compares with the page that asks. The device is named by the message's only resource, so that a
+    message which the user signed for one device signs in no other. A managed wallet cannot take part: the signer
+    refuses every message with such a resource.
 
     Raises:
         KeyServiceError: `policy_refused` for an operator whose wallet is managed; `proof_invalid` for a message to
@@ -52,8 +53,10 @@ def check_wallet(
     if operator.wallet_epoch != 0:
         raise KeyServiceError(Reason.POLICY_REFUSED, "this user has no wallet of their own")
     message = signed.message
-    if message.scheme not in {None, _SCHEME} or message.domain != urlsplit(origin).netloc or message.uri != origin:
-        raise _invalid("the message is for another site")
+    if message.uri != origin:
+        raise _invalid("the message is for another broker")
+    if (message.scheme, message.domain) not in _asked_by(origin):
+        raise _invalid("the message was asked for by another site")
     if message.nonce != proof.nonce:
         raise _invalid("the message is for another sign-in")
     if message.resources != (device_resource(proof.device),):
@@ -63,6 +66,12 @@ def check_wallet(
     _check_time(message, now)
     if recover_address(eip191_digest(message.encode().encode("ascii")), signed.signature) != operator.wallet:
         raise _invalid("the message is not signed by its wallet")
+
+
+def _asked_by(origin: str) -> frozenset[tuple[str | None, str]]:
+    """Scheme and domain of the pages that may ask."""
+    pages = ((urlsplit(origin).netloc, "https"), (DEVICE_PAGE, "http"))
+    return frozenset((given, domain) for domain, scheme in pages for given in (None, scheme))
 
 
 def _check_time(message: SiweMessage, now: float) -> None:

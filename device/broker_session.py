@@ -6,12 +6,12 @@ A session serves pages and ceremonies; what releases anything is signed apart an
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
-from agentkeys_core.encoding import b64u_encode, canonical_json, fields
+from agentkeys_core.encoding import b64u_encode, canonical_json, fields, hex_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.proof import PROOF_HEADER, SESSION_WINDOW_S, SessionProof
@@ -20,6 +20,7 @@ from device.errors import DeviceError, Trouble
 from device.problems import check_refusal
 from device.registry import TIMEOUT_S
 from device.session import Device
+from device.signed_in import SignedIn, SignInMethod
 from device.transport import Stream
 
 _NONCE_BYTES: Final = 16
@@ -36,6 +37,7 @@ Method = Literal["GET", "POST"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grant:
+    session: SignedIn
     token: str = field(repr=False)
     expires_at: int
 
@@ -44,13 +46,14 @@ class _Grant:
         """Raises `answer_not_trusted`."""
         try:
             members = fields(answer, required=("session", "token", "token_expires_at"), reason=_BAD)
+            session = SignedIn.parse(members["session"])
             token = text(members["token"], "token", reason=_BAD)
             expires_at = integer(members["token_expires_at"], "token_expires_at", reason=_BAD)
         except KeyServiceError as exc:
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"no session in the broker's answer: {exc}") from exc
         if not _TOKEN.fullmatch(token):
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker's token is none")
-        return cls(token=token, expires_at=expires_at)
+        return cls(session=session, token=token, expires_at=expires_at)
 
 
 class Prover:
@@ -68,11 +71,15 @@ class Prover:
             KeyServiceError: the broker's refusal.
             DeviceError: `answer_not_trusted`, `unreachable`, `peer_not_trusted`.
         """
+        return self.ask("sign-in", "POST", path, members, nonce=self.challenge())
+
+    def challenge(self) -> str:
+        """Return a fresh nonce of the broker's, good for five minutes and one sign-in. Raises as `begin`."""
         told = check_refusal(self._device.channel(None).get("/v1/session/challenge", timeout_s=TIMEOUT_S)).json()
         nonce = told.get("nonce") if isinstance(told, dict) else None
         if not isinstance(nonce, str) or not _CHALLENGE.fullmatch(nonce):
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker's challenge is none")
-        return self.ask("sign-in", "POST", path, members, nonce=nonce)
+        return nonce
 
     def ask(
         self,
@@ -140,18 +147,20 @@ class BrokerSession:
         Raises:
             KeyServiceError, DeviceError: as `Prover.begin`.
         """
+        before = self.signed_in
         try:
             return self._ask(method, path, members)
         except KeyServiceError as exc:
             if exc.reason is not Reason.SESSION_INVALID:
                 raise
-        self.forget()
+        self.forget(before)
         return self._ask(method, path, members)
 
-    def forget(self) -> None:
-        """Begin a new session when the next request needs one."""
+    def forget(self, over: SignedIn | None) -> None:
+        """Begin a new session when the next request needs one, unless another than that went on meanwhile."""
         with self._lock:
-            self._grant = None
+            if self._grant is not None and over in (None, self._grant.session):
+                self._grant = None
 
     @contextmanager
     def stream(self, path: str, *, silence_s: float, headers: Mapping[str, str]) -> Iterator[Stream]:
@@ -161,7 +170,8 @@ class BrokerSession:
             KeyServiceError: the broker's refusal; after `session_invalid` the next attempt begins a new session.
             DeviceError: as `Channel.stream`.
         """
-        own = self._prover.headers("request", "GET", path, b"", token=self._fresh().token)
+        grant = self._fresh()
+        own = self._prover.headers("request", "GET", path, b"", token=grant.token)
         with self._device.channel(None).stream(path, silence_s=silence_s, headers={**headers, **own}) as found:
             if isinstance(found, Stream):
                 yield found
@@ -170,9 +180,43 @@ class BrokerSession:
                 check_refusal(found)
             except KeyServiceError as exc:
                 if exc.reason is Reason.SESSION_INVALID:
-                    self.forget()
+                    self.forget(grant.session)
                 raise
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"the broker answered with status {found.status}")
+
+    @property
+    def signed_in(self) -> SignedIn | None:
+        """The session under way, as the broker told of it; None before the first request."""
+        grant = self._grant
+        return None if grant is None else grant.session
+
+    def begin(self, word: Callable[[str], Mapping[str, object]]) -> SignedIn:
+        """Begin a session now, in place of the one under way, and return it.
+
+        `word` is given the broker's nonce and returns what the user's own wallet says to it, for the member `siwe`.
+
+        Raises:
+            KeyServiceError, DeviceError: as `Prover.begin`, and as `word`; what was under way then goes on.
+        """
+        nonce = self._prover.challenge()
+        made = _Grant.parse(self._prover.ask("sign-in", "POST", "/v1/session", {"siwe": word(nonce)}, nonce=nonce))
+        if (made.session.device, made.session.method) != (self._device.k10.key_hash, SignInMethod.WALLET):
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker began another session than was asked for")
+        self._end(made)
+        return made.session
+
+    def end(self) -> None:
+        """Leave nothing behind: a token is lost with this program. Where the broker does not answer, time does it."""
+        self._end(None)
+
+    def _end(self, following: _Grant | None) -> None:
+        """Go on with another session, and have the broker end the one before."""
+        with self._lock:
+            before, self._grant = self._grant, following
+        if before is not None:
+            body = {"id": hex_encode(before.session.id)}
+            with suppress(DeviceError, KeyServiceError):
+                self._prover.ask("request", "POST", "/v1/session/end", body, token=before.token)
 
     def _ask(self, method: Method, path: str, members: Mapping[str, object]) -> object:
         return self._prover.ask("request", method, path, members, token=self._fresh().token)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from agentkeys_core.errors import KeyServiceError
-from device.commands import agent, audit, console, cred, devices, init, masters, memory, pair, sign, whoami
+from device.commands import agent, audit, console, cred, devices, init, masters, memory, pair, sessions, sign, whoami
 from device.commands.context import DEFAULT_HOME, Options
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
 from device.k11.port import AskedBy
@@ -68,6 +68,7 @@ app.command("freeze", short_help="Stop everything of this operator at once; with
 app.command("unfreeze")(devices.unfreeze_command)
 app.command("teardown")(devices.teardown_command)
 app.add_typer(audit.app, name="audit")
+app.add_typer(sessions.app, name="sessions")
 app.command("console", short_help="This master's own pages, on localhost.")(console.console)
 
 

@@ -17,6 +17,7 @@ from device.k11.port import K11Kind
 from device.registry import lowest_incarnation
 from device.session import Device
 from device.setting_up import own_k11
+from device.signed_in import SignedIn
 from device.waiting import TRY_AGAIN
 
 PENDING_FILE: Final = "pending-enrol.json"
@@ -62,11 +63,15 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment:
-    """How far it is: `receipt` where this run has enrolled the device, `pending` while the wallet must sign."""
+    """How far it is: `receipt` where this run has enrolled the device, `pending` while the wallet must sign.
+
+    `signed_in` is the session that the wallet began at the broker afterwards; it has ended with what held its token.
+    """
 
     identity: Identity | None
     pending: Pending | None = None
     receipt: Receipt | None = None
+    signed_in: SignedIn | None = None
 
 
 def enrol(
@@ -101,8 +106,19 @@ def enrol(
     if done is not None:
         return done
     if pending is None or not _usable(device, pending, wallet):
-        pending = _offer(device, wallet, kind)
-    return _with_wallet(device, pending, wallet_signature, wallet_key)
+        pending = offer(device, wallet, kind)
+        pending.save(device.home)
+    if wallet_key is not None:
+        wallet_signature = wallet_key.sign_recoverable(pending.change.digest(device.profile.domain))
+    if wallet_signature is None:
+        return Enrolment(identity=None, pending=pending)
+    return complete(device, pending, wallet_signature)
+
+
+def waits_for_wallet(home: Home) -> bool:
+    """Whether an Enrol was printed that a wallet elsewhere has yet to sign. Raises `bad_file` or `unsafe_file`."""
+    pending = Pending.load(home)
+    return pending is not None and _is_own(pending) and pending.signed.signatures.wallet is None
 
 
 def sent_before(device: Device, pending: Pending | None, identity: bytes | None) -> Enrolment | None:
@@ -140,16 +156,14 @@ def serves_other(device: Device) -> DeviceError:
     return DeviceError(Trouble.ALREADY_INITIALISED, detail)
 
 
-def _with_wallet(
-    device: Device, pending: Pending, wallet_signature: bytes | None, wallet_key: DeviceKey | None
-) -> Enrolment:
-    """Put the wallet's signature to the offer and send it; without one, the offer goes on waiting."""
-    digest = pending.change.digest(device.profile.domain)
-    if wallet_key is not None:
-        wallet_signature = wallet_key.sign_recoverable(digest)
-    if wallet_signature is None:
-        return Enrolment(identity=None, pending=pending)
-    if recover_address(digest, wallet_signature) != pending.change.wallet:
+def complete(device: Device, pending: Pending, wallet_signature: bytes) -> Enrolment:
+    """Put the wallet's signature to the offer, keep it and send it.
+
+    Raises:
+        DeviceError: `wallet_signature_invalid`; else as `finish`.
+        KeyServiceError: the registry's refusal.
+    """
+    if recover_address(pending.change.digest(device.profile.domain), wallet_signature) != pending.change.wallet:
         raise DeviceError(
             Trouble.WALLET_SIGNATURE_INVALID,
             "that is not the wallet's signature over this Enrol; run init again to see what to sign",
@@ -170,8 +184,12 @@ def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
     return _is_own(pending) and is_ours and change.deadline > device.now() + MARGIN_S
 
 
-def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
-    """Compose Enrol, have K10 and K11 sign it, and keep it for the wallet."""
+def offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
+    """Compose the Enrol of an own wallet (20 address bytes) and have K10 and K11 sign it; nothing of it is kept.
+
+    Raises:
+        DeviceError, KeyServiceError: as `first_enrol` and the authenticator; `declined`.
+    """
     operator = operator_omni(wallet)
     change = first_enrol(device, own_k11(device, kind).public, identity=operator, wallet=wallet, wallet_epoch=0)
     signed = device.k10.sign_change(change, device.profile.domain)
@@ -181,9 +199,7 @@ def _offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     authenticator, record = device.k11()
     assertion = authenticator.approve(record, signed, intent)
     k11 = (K11OfDevice(device=device.k10.key_hash, assertion=assertion),)
-    pending = Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
-    pending.save(device.home)
-    return pending
+    return Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
 
 
 def first_enrol(device: Device, k11: K11Public, *, identity: bytes, wallet: bytes, wallet_epoch: int) -> Enrol:

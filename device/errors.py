@@ -57,6 +57,7 @@ class Trouble(StrEnum):
     AMBIGUOUS = "ambiguous"
     NO_SUCH_AGENT = "no_such_agent"
     NO_SUCH_DEVICE = "no_such_device"
+    NO_SUCH_SESSION = "no_such_session"
     NOTHING_STORED = "nothing_stored"
     CHANGED_MEANWHILE = "changed_meanwhile"
     INTERNAL = "internal"
@@ -97,6 +98,7 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.AMBIGUOUS: ExitCode.USAGE,
         Trouble.NO_SUCH_AGENT: ExitCode.NOT_FOUND,
         Trouble.NO_SUCH_DEVICE: ExitCode.NOT_FOUND,
+        Trouble.NO_SUCH_SESSION: ExitCode.NOT_FOUND,
         Trouble.NOTHING_STORED: ExitCode.NOT_FOUND,
         Trouble.CHANGED_MEANWHILE: ExitCode.CONFLICT,
         Trouble.INTERNAL: ExitCode.REFUSED,

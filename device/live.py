@@ -17,6 +17,7 @@ from device.broker_session import BrokerSession
 from device.errors import DeviceError, Trouble
 from device.events import Event, Events, listening
 from device.session import Device
+from device.signed_in import SignedIn
 
 FIRST_PAUSE_S: Final = 1.0
 #: A broker that is away for long, or wants no more of our streams, is asked no more often than this.
@@ -51,6 +52,7 @@ class Following:
         self._listener = listener
         self._pause_s = pause_s
         self._after: int | None = None
+        self._followed: SignedIn | None = None
         self._behind = False
         self._looked_at = 0.0
         self._ended = threading.Event()
@@ -89,6 +91,7 @@ class Following:
                     if self._ended.is_set():
                         return heard, ""
                     self._open = events
+                self._followed = self._session.signed_in
                 for event in events:
                     if event.kind == "end":
                         return heard, self._end(event)
@@ -125,7 +128,7 @@ class Following:
         except (ValueError, TypeError, KeyError):
             return str(Trouble.UNREACHABLE)
         if reason is Reason.SESSION_INVALID:
-            self._session.forget()
+            self._session.forget(self._followed)
         if reason in _GONE:
             self._look()
         return str(reason)

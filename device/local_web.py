@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Serve the files to everybody here who knows the path, and everything else to whoever has the token."""
         site, target = self.server.site, self._target()
-        if target is None or not self._from_us():
+        if target is None or not (self._from_us() or (target in site.files and self._led_here())):
             return self._refuse(HTTPStatus.NOT_FOUND if target is None else HTTPStatus.FORBIDDEN)
         if target in site.files:
             package, name = site.files[target]
@@ -167,6 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Whether the request names localhost itself (a rebound name does not) and no other page sent it."""
         site = self.headers.get("Sec-Fetch-Site", "same-origin")
         return self.headers.get_all("Host") == [self.server.host] and site in ("same-origin", "none")
+
+    def _led_here(self) -> bool:
+        """Whether a page of another port of this machine, as the console is, has opened a window with this one."""
+        asked = ("Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest")
+        found = tuple(self.headers.get(name) for name in asked)
+        return self.headers.get_all("Host") == [self.server.host] and found == ("same-site", "navigate", "document")
 
     def _has_token(self) -> bool:
         return hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.site.token.encode())

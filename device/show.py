@@ -69,6 +69,12 @@ class Show:
         self._err.print("Open this page in your browser to approve with K11:")
         self._err.print(escape(address), soft_wrap=True)
 
+    def wallet_page(self, address: str) -> None:
+        """Ask the person to open the page of their wallet; shown in every mode, since nothing goes on without it."""
+        self._err.print("Open this page in the browser that has your wallet, and give its address to nobody:")
+        self._err.print(escape(address), soft_wrap=True)
+        self._err.print("For a wallet that is in no browser, stop this with Ctrl-C and name it: --wallet ADDRESS")
+
     def console_page(self, address: str) -> None:
         """Ask the person to open the console; its address opens everything, so it is shown here and in no argv."""
         self._err.print(

@@ -90,6 +90,14 @@ def _install_chromium(folder: Path) -> None:
     shutil.rmtree(folder / "node_modules")
 
 
+def _install_anvil(folder: Path) -> None:
+    """Anvil: one program, which its npm packages bring for this machine's processor and system."""
+    _npm("wallet", _WALLET_WHY)(folder)
+    (found,) = folder.glob("node_modules/@foundry-rs/anvil-*/bin/anvil")
+    found.rename(folder / "anvil")
+    shutil.rmtree(folder / "node_modules")
+
+
 def _install_security_key(folder: Path) -> None:
     """Build OpenSK's firmware as a program, of the crates that its Cargo.lock pins."""
     cargo = needed("cargo", "the security key of the K11 tests is Rust: OpenSK's firmware as a program (1.85 or newer)")
@@ -103,6 +111,7 @@ def _install_security_key(folder: Path) -> None:
 
 
 _CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
+_WALLET_WHY = "Anvil, which plays the user's wallet in the page tests, is an npm package (Node.js 20 or newer)"
 _NODE_WHY = "the Node client of the foreign client tests needs its packages (Node.js 20 or newer)"
 _OIDC_WHY = "the OpenID provider of the sign-in tests is an npm package (Node.js 20 or newer)"
 
@@ -111,6 +120,7 @@ SERVICES = {
     for service in (
         Service(name="minio", version=MINIO, program="minio", install=_install_minio),
         Service(name="chromium", version="153.0.0", program="chromium", install=_install_chromium),
+        Service(name="anvil", version="1.7.1", program="anvil", install=_install_anvil),
         Service(name="oidc", version="9.13.3", program="provider.mjs", install=_npm("oidc", _OIDC_WHY)),
         Service(name="security-key", version="0.1.0", program="security-key", install=_install_security_key),
         Service(

@@ -12,9 +12,8 @@ from agentkeys_core.changes import Enrol
 from agentkeys_core.encoding import address_encode, hex_encode
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.keys import DeviceKey
-from device.change_desk import Receipt
 from device.commands.context import options
-from device.enrol import Enrolment, enrol
+from device.enrol import Enrolment, enrol, waits_for_wallet
 from device.errors import DeviceError, Trouble
 from device.home import Home, read_private_file
 from device.identities.email import bind_by_email
@@ -25,6 +24,7 @@ from device.identity import Identity
 from device.k11.port import K11Kind
 from device.session import Device
 from device.setting_up import confirmed_profile, hex_argument, set_up
+from device.wallet_page.enrolling import enrol_on_page
 
 ProfileOption = Annotated[
     str, typer.Option("--profile", metavar="FILE|URL", help="The deployment's profile: a file, or its https address.")
@@ -68,7 +68,8 @@ def init(
         Named, typer.Option("--identity", help="What names you; evm is a wallet of your own.")
     ] = Named.EVM,
     wallet: Annotated[
-        str | None, typer.Option("--wallet", metavar="ADDRESS", help="Your own wallet: it names you.")
+        str | None,
+        typer.Option("--wallet", metavar="ADDRESS", help="Your own wallet: prints what it must sign."),
     ] = None,
     wallet_signature: Annotated[
         str | None,
@@ -107,7 +108,8 @@ def init(
 ) -> None:
     """Make this machine the first master device of a new tree: that of your wallet, or of an identity elsewhere.
 
-    With --wallet it prints the EIP-712 JSON for the wallet to sign; run it again with --wallet-signature.
+    Your own wallet signs on a page of this machine, in the browser that has it. Where no browser has it: with --wallet
+    the EIP-712 JSON to sign is printed; run it again with --wallet-signature.
 
     With --identity oidc, oauth2_google, passkey or email you prove who you are on a page of the broker, or by a link in
     a mail. Every such page shows this device; compare it with what is printed here. Stopped at any point, the same
@@ -154,7 +156,13 @@ def _by_wallet(wallet: str | None, signature: str | None, key_file: Path | None,
         raise DeviceError(Trouble.USAGE, "--wallet and --wallet-key-file are of different wallets")
     signed = None if signature is None else hex_argument(signature, "--wallet-signature", length=65)
     named = key.address if key else address
-    return lambda device: enrol(device, wallet=named, kind=kind, wallet_signature=signed, wallet_key=key)
+
+    def step(device: Device) -> Enrolment:
+        if named is None and signed is None and not waits_for_wallet(device.home):
+            return enrol_on_page(device, kind)
+        return enrol(device, wallet=named, kind=kind, wallet_signature=signed, wallet_key=key)
+
+    return step
 
 
 def _by_provider(
@@ -205,7 +213,7 @@ def _print(device: Device, made: Enrolment | TokenWish) -> None:
         data = {"client_id": made.client_id, "nonce": made.nonce, "status": "id_token_needed"}
         show.result(data, [made.nonce])
     elif made.identity is not None:
-        _print_enrolled(device, made.identity, made.receipt)
+        _print_enrolled(device, made.identity, made)
     elif made.pending is not None:
         _print_pending(device, made.pending.change)
     else:
@@ -222,8 +230,9 @@ def _print_pending(device: Device, change: Enrol) -> None:
     device.show.result({**data, "wallet": address_encode(change.wallet)}, [json.dumps(typed_data, sort_keys=True)])
 
 
-def _print_enrolled(device: Device, identity: Identity, receipt: Receipt | None) -> None:
-    data = {
+def _print_enrolled(device: Device, identity: Identity, made: Enrolment) -> None:
+    receipt = made.receipt
+    data: dict[str, object] = {
         "device": hex_encode(device.k10.key_hash),
         "operator_omni": hex_encode(identity.operator_omni),
         "status": "enrolled" if receipt else "already_enrolled",
@@ -232,6 +241,8 @@ def _print_enrolled(device: Device, identity: Identity, receipt: Receipt | None)
         device.show.note("This folder is enrolled already; nothing was done. For another tree use another --home.")
     else:
         data["row_hash"] = hex_encode(receipt.row.row_hash)
+        if made.signed_in is not None:
+            data["signed_in"] = made.signed_in.method.value
         device.show.note("Done. Enrol a second master when you can: without any master nobody can recover this tree.")
         device.show.note(
             "An agent running as your own Unix user can read this folder: give agents their own user or machine."

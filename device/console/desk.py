@@ -53,8 +53,9 @@ class Desk:
             self._open()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and end the session."""
         self._following.close()
+        self.session.end()
         self._looker.__exit__()
         self.device.__exit__()
 

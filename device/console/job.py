@@ -15,6 +15,7 @@ from device.k11.port import Authenticator, K11Kind, K11Record
 from device.k11.software import BANNER, SoftwareAuthenticator
 from device.session import Device
 from device.show import Show
+from device.wallet_page.sitting import run_question
 
 #: How long a browser's request waits for the next thing to show.
 SETTLE_S: Final = 30.0
@@ -82,9 +83,16 @@ class Job:
 
         Raises `declined`, `k11_timeout` or `k11_page_unavailable`.
         """
+        self._in_window(task, run_ceremony)
+
+    def ask_wallet(self, task: Task) -> None:
+        """The same on the page where the person's own wallet is."""
+        self._in_window(task, run_question)
+
+    def _in_window(self, task: Task, run: Callable[[Ceremony, Callable[[str], None]], None]) -> None:
         ceremony = Ceremony(task=task)
         try:
-            run_ceremony(ceremony, lambda address: self._tell(ceremony, address))
+            run(ceremony, lambda address: self._tell(ceremony, address))
         finally:
             self._tell(None)
 

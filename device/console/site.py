@@ -20,6 +20,7 @@ from device.console.letting_in import approval_of
 from device.console.live import Live
 from device.console.pages import agents_page, destroy_page, devices_page, masters_page
 from device.console.render import refused_page
+from device.console.sessions import end_session_of, sessions_page, signed_in_by_wallet
 from device.console.trail_pages import trail_file, trail_page
 from device.errors import DeviceError, Trouble
 from device.home import Home
@@ -68,12 +69,15 @@ class Console:
             "/page/job": lambda _: job_page(self._job),
             "/page/masters": lambda _: masters_page(self._desk.seen(), self._desk.own_k11()),
             "/page/pair": lambda _: pair_page(self._inbox, self._desk.invitation),
+            "/page/sessions": lambda _: sessions_page(self._desk.seen(), self._desk.session),
         }
         self._forms: Mapping[str, Callable[[Form], str]] = {
             "/approve": self._approve,
             "/claim": lambda form: self._inbox.claim(self._desk.device, self._desk.master, form.one("code")),
             "/do": self._do,
+            "/end-session": lambda form: end_session_of(form, self._desk.session),
             "/hand-in": lambda form: self._inbox.hand_in(self._desk.device, form.one("text")),
+            "/sign-in": self._sign_in,
             "/stop": self._stop,
         }
 
@@ -140,6 +144,10 @@ class Console:
     def _do(self, form: Form) -> str:
         work, k11 = action_of(form, lambda: self._desk.seen().state)
         self._start(work, k11=k11)
+        return "job"
+
+    def _sign_in(self, form: Form) -> str:  # noqa: ARG002 - nothing to choose
+        self._start(signed_in_by_wallet(self._desk.seen().state, self._desk.session), k11=False)
         return "job"
 
     def _stop(self, form: Form) -> str:  # noqa: ARG002 - there is one job

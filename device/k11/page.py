@@ -24,10 +24,11 @@ _PACKAGE: Final = "device.k11"
 class Task:
     """One ceremony: what the page shows (`digest` is empty where there is none), the options, who judges the answer.
 
-    `accept` returns nothing where the answer is good, and raises KeyServiceError where the person may try again.
+    `accept` returns nothing where the answer is good, and raises KeyServiceError or DeviceError where the person may
+    try again.
     """
 
-    kind: str  # "create" or "get"
+    kind: str  # "create" or "get"; elsewhere also "confirm", "account", "typed_data" or "message"
     title: str
     lines: tuple[tuple[str, str], ...]
     digest: str
@@ -63,11 +64,11 @@ class Ceremony:
             try:
                 obj = strict_json(body, limit=MAX_ANSWER_BYTES, reason=Reason.K11_INVALID)
                 if obj == {"declined": True}:
-                    self.error = DeviceError(Trouble.DECLINED, "declined on the K11 page")
+                    self.error = DeviceError(Trouble.DECLINED, "declined on the page")
                 else:
                     self.task.accept(obj)
-            except KeyServiceError as exc:
-                said = json.dumps({"error": str(exc)}).encode()
+            except (DeviceError, KeyServiceError) as exc:
+                said = json.dumps({"error": str(exc), "reason": str(exc.reason)}).encode()
                 return Reply(status=HTTPStatus.BAD_REQUEST, body=said, kind=JSON)
             self.done.set()
             return Reply(body=b"{}", kind=JSON)

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import Locator, Page
 
-NAMES = ("Devices", "Agents", "Masters", "Pair", "Audit")
+NAMES = ("Devices", "Agents", "Masters", "Pair", "Audit", "Sessions")
 
 
 def heading(page: Page) -> Locator:

@@ -1,7 +1,7 @@
 "use strict";
 // Loads the pages of this process with the token of the address, and sends its forms.
 
-const PAGES = ["devices", "agents", "masters", "pair", "audit", "job", "changes", "destroy"];
+const PAGES = ["devices", "agents", "masters", "pair", "audit", "sessions", "job", "changes", "destroy"];
 const MAX_FILE_BYTES = 48 * 1024; // what is sent has at most 64 KiB, quotes escaped
 const BASE = location.pathname.replace(/\/$/, ""); // of this process: whatever lies elsewhere is not ours
 const main = document.getElementById("main");

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.siwe import Instant, SiweMessage, device_resource
+from agentkeys_core.k11 import K11_ORIGIN
+from agentkeys_core.siwe import DEVICE_PAGE, Instant, SiweMessage, device_resource
 from broker.wallet_sign_in import SignedMessage
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.visitor import Visit, reason
@@ -96,6 +97,11 @@ def test_without_a_wallets_word_a_session_says_so(visit: Visit) -> None:
         {"domain": "elsewhere.test"},
         {"domain": "service.test:444"},
         {"scheme": "http"},
+        {"domain": DEVICE_PAGE, "scheme": "https"},
+        {"domain": "localhost"},
+        {"domain": "localhost:8723"},
+        {"domain": "127.0.0.1:8722"},
+        {"domain": DEVICE_PAGE, "uri": K11_ORIGIN},
         {"uri": "https://elsewhere.test"},
         {"uri": BROKER_ORIGIN + "/"},
         {"nonce": "00" * 56},
@@ -124,6 +130,13 @@ def test_a_message_that_grants_more_signs_nobody_in(visit: Visit, wallet: Wallet
 def test_a_message_inside_its_time_is_good(visit: Visit, wallet: Wallet) -> None:
     answer = sign_in(visit, wallet, scheme="https", not_before=ISSUED, expiration_time=FUTURE, request_id="1")
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("scheme", [None, "http"])
+def test_the_devices_own_page_may_ask_for_this_broker(visit: Visit, wallet: Wallet, scheme: str | None) -> None:
+    answer = sign_in(visit, wallet, domain=DEVICE_PAGE, scheme=scheme)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["session"]["method"] == "wallet"
 
 
 def test_another_wallet_signs_nobody_in(visit: Visit, wallet: Wallet) -> None:

@@ -135,6 +135,12 @@ class BrokerIdentity:
         self.lie(method, path, told)
         return found.status_code, json.loads(json.dumps(told))
 
+    def sessions_left(self) -> list[str]:
+        """How the devices of all sessions that have not ended were signed in."""
+        query = "SELECT method FROM sessions WHERE revoked_at IS NULL"
+        with self._engine.connect() as connection:
+            return [str(method) for (method,) in connection.exec_driver_sql(query)]
+
     def changed(self, operator: bytes, kind: str) -> None:
         """A change of the registry, as the follower would tell it."""
         self.sequence += 1

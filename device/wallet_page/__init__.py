@@ -1,0 +1,1 @@
+"""The page on which the user's own wallet meets this device: chosen, asked, and believed nothing."""
