@@ -98,6 +98,7 @@ def approve_command(
         if link is not None:
             if link.broker != device.profile.broker:
                 raise DeviceError(Trouble.PAIR_INVALID, "its machine asks at another broker than this one")
+            device.show.confirm("Did you take this text from that machine's own screen, and from nowhere else?")
             code, told = link.code, hex_encode(link.hash)
         master = MasterSide(device)
         claimed = master.claim(code)

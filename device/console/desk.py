@@ -1,5 +1,6 @@
 """This console's own device: one for its pages, one for the thread that follows changes, one session for both."""
 
+from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.registry import K11Public
 from device.agents import state_now
 from device.broker_session import BrokerSession
@@ -13,6 +14,7 @@ from device.k11.port import K11Record
 from device.keys import K10
 from device.live import FIRST_PAUSE_S, Following
 from device.pairing_desk import MasterSide
+from device.profile_source import invitation
 from device.session import Device
 
 
@@ -60,6 +62,13 @@ class Desk:
         """Read the registry, for a page. Raises as `state_now`."""
         state = state_now(self.device)
         return Seen(state=state, mark=self._live.saw(state), own=self.device.k10.key_hash, said=tuple(self.show.said))
+
+    def invitation(self) -> str:
+        """The line to paste on a new agent's machine; empty while the broker does not answer."""
+        try:
+            return invitation(self.device)
+        except (DeviceError, KeyServiceError):
+            return ""
 
     def own_k11(self) -> K11Public | None:
         """This folder's K11 as the registry would record it."""

@@ -22,7 +22,10 @@ _OFFER: Final = "agentkeys-pair"
 
 
 class Inbox:
-    """At most one thing. `id` names it: a form that names another one decides nothing."""
+    """At most one thing. `id` names it: a form that names another one decides nothing.
+
+    `by_link` says that the text of a QR code named the pairing hash.
+    """
 
     def __init__(self) -> None:
         self.clear()
@@ -31,7 +34,7 @@ class Inbox:
         """Forget it."""
         self.id = ""
         self.found: Claimed | Offer | Collected | None = None
-        self.compared = False
+        self.by_link = False
 
     def claim(self, device: Device, master: MasterSide, code: str) -> str:
         """Claim the pairing of a code, or of the text of a QR code; the page that shows it. Raises as `claim`."""
@@ -43,7 +46,7 @@ class Inbox:
         claimed = master.claim(code if link is None else link.code)
         if link is not None and not secrets.compare_digest(link.hash, claimed.hash):
             raise DeviceError(Trouble.PAIRING_HASH_MISMATCH, "That key was not made on that machine.")
-        self._take(claimed, compared=link is not None)
+        self._take(claimed, by_link=link is not None)
         return "pair"
 
     def hand_in(self, device: Device, text: str) -> str:
@@ -70,8 +73,8 @@ class Inbox:
             raise DeviceError(Trouble.USAGE, "That is not what is shown; begin anew.")
         return self.found
 
-    def _take(self, found: Claimed | Offer | Collected, *, compared: bool = False) -> None:
-        self.id, self.found, self.compared = secrets.token_hex(16), found, compared
+    def _take(self, found: Claimed | Offer | Collected, *, by_link: bool = False) -> None:
+        self.id, self.found, self.by_link = secrets.token_hex(16), found, by_link
 
 
 def _kind(data: bytes) -> object:

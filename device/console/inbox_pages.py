@@ -1,5 +1,7 @@
 """The pages of what was brought here: what to compare, and what one would approve."""
 
+from collections.abc import Callable
+
 from agentkeys_core.registry import OperatorState
 from device.collected import Collected
 from device.console.inbox import Inbox
@@ -13,8 +15,8 @@ from device.pairing_desk import Claimed
 from device.session import Device
 
 
-def pair_page(inbox: Inbox) -> Reply:
-    """Asks for a code or an offer, or shows the machine that brought one."""
+def pair_page(inbox: Inbox, invitation: Callable[[], str]) -> Reply:
+    """Asks for a code or an offer, with the line that has a machine show one; or shows the machine that brought it."""
     match inbox.found:
         case Claimed(hash=value, label=label, services=services):
             pass
@@ -24,11 +26,11 @@ def pair_page(inbox: Inbox) -> Reply:
             roles = [(int(role), words) for role, words in ROLES]
             return page("new_master.html", hash=shown(value), id=inbox.id, roles=roles)
         case _:
-            return page("code.html")
+            return page("code.html", line=invitation())
     return page(
         "claimed.html",
         by_file=isinstance(inbox.found, Offer),
-        compared=inbox.compared,
+        by_link=inbox.by_link,
         hash=shown(value),
         id=inbox.id,
         label=label or "",

@@ -67,7 +67,7 @@ class Console:
             "/page/file": self._file,
             "/page/job": lambda _: job_page(self._job),
             "/page/masters": lambda _: masters_page(self._desk.seen(), self._desk.own_k11()),
-            "/page/pair": lambda _: pair_page(self._inbox),
+            "/page/pair": lambda _: pair_page(self._inbox, self._desk.invitation),
         }
         self._forms: Mapping[str, Callable[[Form], str]] = {
             "/approve": self._approve,

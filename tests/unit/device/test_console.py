@@ -1,5 +1,6 @@
 """The console over HTTP: whom it serves, what it takes, and that nothing is signed which nobody agreed to."""
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -295,7 +296,19 @@ def test_a_link_holds_the_hash_and_its_broker(visitor: Visitor, machine: Machine
     assert visitor.send("/claim", code=elsewhere)["reason"] == "pair_invalid"
     assert visitor.send("/claim", code="agentkeys:nonsense")["reason"] == "usage"
     assert visitor.send("/claim", code=begun.link.encode()) == {"go": "pair"}
-    assert "checked" in visitor.get("/page/pair").text
+    page = visitor.get("/page/pair").text
+    assert "from the machine&#39;s own screen" in page or "from the machine's own screen" in page
+    assert " checked" not in page  # a text that somebody sent is no comparison until the person says where it is from
+
+
+def test_the_line_for_a_machine_is_shown_where_the_profile_is_served(visitor: Visitor, deployment: Deployment) -> None:
+    deployment.hooks["broker", "/v1/profile"] = lambda _: problem(Reason.NOT_FOUND, 404)
+    assert "--profile profile.json --profile-hash" in visitor.get("/page/pair").text
+    deployment.hooks["broker", "/v1/profile"] = lambda _: (200, json.loads(deployment.profile.encode()))
+    line = f"--profile {deployment.profile.broker}/v1/profile --profile-hash {deployment.profile.hash().hex()}"
+    assert line in visitor.get("/page/pair").text
+    deployment.hooks["broker", "/v1/profile"] = lambda _: problem(Reason.OVERLOADED, 429)
+    assert "agentkeys agent invite" in visitor.get("/page/pair").text
 
 
 def test_who_stops_a_pairing_waits_no_longer(visitor: Visitor, machine: MachineSide) -> None:
