@@ -67,8 +67,10 @@ def test_what_was_told_before_a_page_was_made_is_older_than_it(visitor: Visitor,
 def test_a_broker_that_is_away_is_told_of_calmly(visitor: Visitor, deployment: Deployment, master: Person) -> None:
     until(visitor, lambda told: bool(told["version"]))
     deployment.hooks["broker", "/v1/events"] = lambda _: problem(Reason.OVERLOADED, 429)
-    for session in deployment.identity.sessions._sessions.of_operator(operator(deployment).operator_omni, now=0):
-        deployment.identity.sessions._sessions.revoke(session.id, operator=session.operator, now=1)
+    for session in deployment.identity.sessions._sessions.of_operator(
+        operator(deployment).operator_omni, device=None, now=0
+    ):
+        deployment.identity.sessions._sessions.revoke(session.id, operator=session.operator, device=None, now=1)
     told = until(visitor, lambda told: "overloaded" in told["words"])
     assert "Changes are not heard of just now" in told["words"]
     assert visitor.get("/page/devices").status_code == 200  # which goes on working
