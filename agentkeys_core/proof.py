@@ -12,6 +12,9 @@ from agentkeys_core.shapes import integer, text
 
 Purpose = Literal["cap", "session"]
 
+#: Carries a proof with the HTTP request that it is about.
+PROOF_HEADER: Final = "AgentKeys-Proof"
+
 SESSION_WINDOW_S: Final = 60
 MAX_PROOF_BYTES: Final = 4096
 SESSION_PURPOSES: Final = ("sign-in", "refresh", "request")

@@ -128,7 +128,8 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             *_identity(config, engine, proofs, sessions, client, mailer=_outbox(config, stack)),
             *_profile(config),
         )
-        yield create_app("AgentKeys broker", (*endpoints, *enrolment_endpoints(client)))
+        endpoints = (*endpoints, *enrolment_endpoints(client))
+        yield create_app("AgentKeys broker", endpoints, addresses=config.addresses)
 
 
 def _outbox(config: BrokerConfig, stack: ExitStack) -> Outbox | None:

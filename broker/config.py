@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agentkeys_core.errors import KeyServiceError
 from agentkeys_core.profile import check_origin
+from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_listen
 from broker.identity_settings import MailSettings, ProviderSettings
 from broker.quota import QuotaLimits
@@ -41,6 +42,7 @@ class BrokerConfig:
     tls: TlsSettings
     signer: SignerSettings
     quota: QuotaLimits = field(default_factory=QuotaLimits)
+    addresses: AddressLimits = field(default_factory=AddressLimits)
     store: StoreSettings = field(default_factory=StoreSettings)
     mail: MailSettings | None = None
     providers: tuple[ProviderSettings, ...] = ()

@@ -47,9 +47,12 @@ class Proofs:
         """The proof, made for this very request by the key that it names. It is not used up yet.
 
         Raises:
-            KeyServiceError: `proof_invalid`, `device_signature_invalid`, what `SessionProof.parse` gives.
+            KeyServiceError: `proof_invalid`, also for a header that is no proof at all; `device_signature_invalid`.
         """
-        proof = SessionProof.parse(claim.proof)
+        try:
+            proof = SessionProof.parse(claim.proof)
+        except KeyServiceError as error:  # what cannot be read proves nothing: to its sender, the same as none
+            raise _invalid(f"the proof cannot be read: {error}") from error
         now = self._clock()
         if proof.purpose != purpose:
             raise _invalid(f"the proof is for {proof.purpose}, this is a {purpose}")

@@ -79,8 +79,8 @@ class SessionDesk:
         With `wallet` it rests on the user's own wallet besides.
 
         Raises:
-            KeyServiceError: `proof_invalid`, `device_signature_invalid`, `device_unknown`, `device_revoked`, what
-                `SessionProof.parse` gives; as `check_wallet`; registry reasons; `overloaded`.
+            KeyServiceError: `proof_invalid`, `device_signature_invalid`, `device_unknown`, `device_revoked`; as
+                `check_wallet`; registry reasons; `overloaded`.
         """
         proof = self._proofs.check(claim, "sign-in")
         device, operator = self._device(proof.device)

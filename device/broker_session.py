@@ -14,7 +14,7 @@ from typing import Final, Literal, Self
 from agentkeys_core.encoding import b64u_encode, canonical_json, fields
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
-from agentkeys_core.proof import SESSION_WINDOW_S, SessionProof
+from agentkeys_core.proof import PROOF_HEADER, SESSION_WINDOW_S, SessionProof
 from agentkeys_core.shapes import integer, text
 from device.errors import DeviceError, Trouble
 from device.problems import check_refusal
@@ -22,7 +22,6 @@ from device.registry import TIMEOUT_S
 from device.session import Device
 from device.transport import Stream
 
-PROOF_HEADER: Final = "AgentKeys-Proof"
 _NONCE_BYTES: Final = 16
 #: A token that ends so soon is exchanged before it is used.
 _MARGIN_S: Final = 30

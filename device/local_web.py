@@ -37,7 +37,10 @@ _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "publickey-credentials-get=(self), publickey-credentials-create=(self)",
+    "Permissions-Policy": (
+        "camera=(), display-capture=(), geolocation=(), hid=(), microphone=(), midi=(), payment=(), serial=(), usb=(), "
+        "publickey-credentials-create=(self), publickey-credentials-get=(self)"
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -119,6 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         """No version to fingerprint."""
         return "agentkeys"
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Refuse what the library cannot read as everything else is refused, and hang up."""
+        self.close_connection = True
+        self.request_version = self.protocol_version  # unread, it would be taken for a client that knows no headers
+        self._refuse(HTTPStatus(code))
 
     def do_GET(self) -> None:
         """Serve the files to everybody here who knows the path, and everything else to whoever has the token."""

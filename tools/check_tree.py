@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_MODULE = 400
+#: Shorter rows of a table, heads above all, may well say the same.
+LONG_ROW = 40
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 #: What every Cargo.lock calls the public index, wherever its crates came from.
 CRATES = "registry+https://github.com/rust-lang/crates.io-index"
@@ -38,8 +40,22 @@ def findings(files: list[Path]) -> list[str]:
         if path.suffix == ".md":
             local = (link for link in LINK.findall(path.read_text()) if "://" not in link and "mailto:" not in link)
             found += [f"{name}: dead link {link}" for link in local if not (path.parent / link).exists()]
+            found += [f"{name}: {fault}" for fault in table_faults(path.read_text().splitlines())]
     signer = (ROOT / "requirements/signer.lock").read_text()
     found += [f"requirements/signer.lock: web stack ({part})" for part in WEB_STACK if part in signer]
+    return found
+
+
+def table_faults(lines: list[str]) -> list[str]:
+    """Name each row that stands twice, or below a text rather than in a table: what merges leave behind."""
+    found = []
+    for number, line in enumerate(lines):
+        if not line.startswith("| "):
+            continue
+        if len(line) > LONG_ROW and line in lines[:number]:
+            found.append(f"line {number + 1} stands above already")
+        if number and lines[number - 1].strip() and not lines[number - 1].startswith("|"):
+            found.append(f"line {number + 1} is a row outside of a table")
     return found
 
 

@@ -91,7 +91,7 @@ def opened(config: WorkerConfig) -> Iterator[ASGIApp]:
             clock=time.time,
         )
         endpoints = (*operation_endpoints(admission, operations), *checkpoints, *registry_endpoints(registry))
-        yield create_app(f"AgentKeys {config.worker_class} worker", endpoints)
+        yield create_app(f"AgentKeys {config.worker_class} worker", endpoints, addresses=config.addresses)
 
 
 def rewrap(config: WorkerConfig) -> Report:

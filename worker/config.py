@@ -1,12 +1,13 @@
 """worker.toml as values."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from agentkeys_core.ops import WorkerClass
 from agentkeys_runtime.config import named
+from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.settings import SignerSettings, TlsSettings, parse_listen
 
 _ENDPOINT: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+)(:[0-9]{1,5})?/?")
@@ -74,6 +75,7 @@ class WorkerConfig:
     signer: SignerSettings
     objects: ObjectsConfig | None = None
     checkpoints: CheckpointsConfig | None = None
+    addresses: AddressLimits = field(default_factory=AddressLimits)
 
     def __post_init__(self) -> None:
         parse_listen(self.listen)

@@ -17,7 +17,7 @@ class Call:
     """One request: the body as sent (within the endpoint's limit) and the variable parts of its path.
 
     `method` and `target` (path, and query where there is one) are as sent; `headers` have lower-case names, `query`
-    holds each name once; `client` is the address of whoever connected.
+    holds each name once; `client` is the sender's IPv4 address or IPv6 network (`addresses.Senders`).
     """
 
     body: bytes = field(default=b"", repr=False)
@@ -79,6 +79,16 @@ class Events(Protocol):
 Handler = Callable[[Call], Mapping[str, object] | Page | Events]
 
 
+def never(_: object) -> bool:
+    """For routes whose price nobody gets back."""
+    return False
+
+
+def always(_: object) -> bool:
+    """For routes that answer nobody but whom we know: a registered device, or who holds a secret of ours."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One route. `method` is GET or POST, or ANY_METHOD; `body_limit` in bytes, 0 where a body is not read.
@@ -103,6 +113,14 @@ class Endpoint:
     """What a page of this endpoint is, where it refuses none."""
     events: bool = False
     """Whether it answers with server-sent events."""
+    proof: str | None = None
+    """The purpose of the device's proof that each request must carry; None where none is asked for."""
+    price: int = 1
+    """What a request costs its sender's address, in tokens; 0 for what costs us next to nothing."""
+    given_back: Callable[[object], bool] = field(default=never, repr=False)
+    """Whether an answer shows that somebody known asked: then the price is given back. Refusals: `is_vouched`."""
+    session: bool = False
+    """Whether a session's token goes with that proof."""
     waits: bool = False
     """Whether its handler may wait for servers that are not ours: it gets one of a few threads kept for that, or is
     refused with `overloaded`, so that nothing else ever waits behind it."""

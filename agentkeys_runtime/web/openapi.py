@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agentkeys_core.errors import Reason
+from agentkeys_core.proof import PROOF_HEADER, SESSION_PURPOSES
 from agentkeys_runtime.web.endpoints import ANY_METHOD, Endpoint
 from agentkeys_runtime.web.problems import MEDIA_TYPE, status_of
 from agentkeys_runtime.web.schemas import HEX32
@@ -13,7 +14,25 @@ VERSION: Final = "3.1.0"
 API_VERSION: Final = "1"
 _EVERY: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _VARIABLE: Final = re.compile(r"\{([a-z_]+)\}")
-_EVENTS: Final = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_EVENT: Final[Mapping[str, object]] = {
+    "type": "object",
+    "description": "One event; `data` is JSON. A block with an id alone is no event.",
+    "properties": {name: {"type": "string"} for name in ("data", "event", "id")},
+}
+_EVENTS: Final = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _EVENT}}}
+_SESSION: Final = "session"
+_SCHEMES: Final[Mapping[str, object]] = {
+    **{
+        f"proof-{purpose}": {
+            "type": "apiKey",
+            "in": "header",
+            "name": PROOF_HEADER,
+            "description": f"The device's signature over this very request, for the purpose {purpose}; good once.",
+        }
+        for purpose in SESSION_PURPOSES
+    },
+    _SESSION: {"type": "http", "scheme": "bearer", "description": "Of the device that signs the proof."},
+}
 _PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
 PROBLEM: Final[Mapping[str, object]] = {
@@ -59,13 +78,16 @@ def document(service: str, endpoints: Sequence[Endpoint]) -> dict[str, object]:
             "description": "There are no cookies: the device's own signature authenticates each request.",
         },
         "paths": paths,
-        "components": {"schemas": {"Problem": PROBLEM}},
+        "components": {"schemas": {"Problem": PROBLEM}, "securitySchemes": _SCHEMES},
     }
 
 
 def _operation(endpoint: Endpoint, method: str) -> dict[str, object]:
     words = re.findall(r"[a-z0-9]+", endpoint.path)
     operation: dict[str, object] = {"operationId": "_".join([method, *words]), "summary": endpoint.summary}
+    if endpoint.proof is not None:
+        with_it: dict[str, object] = {_SESSION: []} if endpoint.session else {}
+        operation["security"] = [{f"proof-{endpoint.proof}": [], **with_it}]
     variables = _VARIABLE.findall(endpoint.path)
     if variables:
         schema = endpoint.variable or HEX32

@@ -9,11 +9,14 @@ import asyncio
 import time
 from typing import Final, Protocol, cast
 
+import h11
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from agentkeys_core.encoding import canonical_json
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_runtime.web.headers import HEADERS
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
 
 #: Connections that are through with TLS, idle ones included; the application refuses earlier and by name.
@@ -76,6 +79,18 @@ class PatientProtocol(H11Protocol):
         super().resume_writing()
         self._stop_read_timer()
 
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - for people who debug the library
+        """Refuse what is no HTTP as everything else is refused, and hang up."""
+        problem = problem_of(KeyServiceError(Reason.INVALID_ENCODING, "not HTTP/1.1"), now=time.time())
+        headers = {**HEADERS, "Connection": "close", "Content-Type": MEDIA_TYPE}
+        for event in (
+            h11.Response(status_code=problem.status, headers=list(headers.items())),
+            h11.Data(data=canonical_json(problem.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     @property
     def awaited_since(self) -> float:
         """When this connection last had something to say; infinity while it is answered."""
@@ -116,6 +131,6 @@ class PatientProtocol(H11Protocol):
 
 async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     problem = problem_of(KeyServiceError(Reason.OVERLOADED, "too many connections"), now=time.time())
-    headers = {**problem.headers, "Connection": "close"}
+    headers = {**HEADERS, **problem.headers, "Connection": "close"}
     refused = JSONResponse(problem.body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
     await refused(scope, receive, send)

@@ -1,6 +1,7 @@
 """Registry reads and relayed changes, at broker and workers alike: neither can swallow a revocation."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from agentkeys_core.audit import AuditRow
 from agentkeys_core.encoding import hex_decode
@@ -10,6 +11,9 @@ from agentkeys_core.signed_change import MAX_CHANGE_BYTES, SignedChange
 from agentkeys_runtime.web.endpoints import Call, Endpoint
 from agentkeys_runtime.web.registry_source import RegistrySource
 from agentkeys_runtime.web.schemas import OPERATOR_STATE, ROW, SIGNED_CHANGE, closed
+
+#: The signer checks signatures and may write; anybody can make the keys for a first bind of their own.
+CHANGE_PRICE: Final = 5
 
 
 def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
@@ -39,6 +43,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             path="/v1/registry/operators/{omni}",
             summary="State of one operator; `devices` is empty where none is registered.",
             handler=operator,
+            given_back=_is_known,
             response=OPERATOR_STATE,
         ),
         Endpoint(
@@ -46,6 +51,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             path="/v1/registry/devices/{key_hash}",
             summary="State of the operator to which a device belongs; `devices` is empty where it belongs to none.",
             handler=device,
+            given_back=_is_known,
             response=OPERATOR_STATE,
         ),
         Endpoint(
@@ -53,6 +59,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             path="/v1/registry/changes",
             summary="Relays a signed change; answers with its signed audit row. Asking again gets the same row.",
             handler=change,
+            price=CHANGE_PRICE,
             body_limit=MAX_CHANGE_BYTES,
             request=SIGNED_CHANGE,
             response=closed({"row": ROW}),
@@ -64,6 +71,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             handler=health,
             response=closed({"status": {"const": "ok"}, "registry": {"type": "string"}}),
             quiet=True,
+            price=0,
         ),
     )
 
@@ -81,6 +89,11 @@ def _state(registry: RegistrySource, state: OperatorState | None) -> Mapping[str
         "nonce": 0,
         "scopes": {},
     }
+
+
+def _is_known(answer: object) -> bool:
+    """Whether a read was of something registered, which is cached: others are asked of the signer each time."""
+    return isinstance(answer, Mapping) and bool(answer["devices"])
 
 
 def _row(data: bytes) -> Mapping[str, object]:

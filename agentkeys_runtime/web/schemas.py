@@ -9,6 +9,11 @@ HEX32: Final[JsonSchema] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 HEX16: Final[JsonSchema] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 SECONDS: Final[JsonSchema] = {"type": "integer", "description": "Unix seconds"}
 B64U: Final[JsonSchema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$", "description": "base64url, no padding"}
+B64U32: Final[JsonSchema] = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$",
+    "description": "32 bytes, base64url, no padding",
+}
 ADDRESS: Final[JsonSchema] = {"type": "string", "pattern": "^0x[0-9a-f]{40}$"}
 EPOCH: Final[JsonSchema] = {"type": "integer", "minimum": 1, "maximum": 2**32 - 1}
 

@@ -1,44 +1,33 @@
 """The routes of proofs of identity: what devices ask, and the pages that people see in between."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Final
 
-from agentkeys_core.encoding import fields, hex_decode, strict_json
+from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import Reason
-from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
-from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
+from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import CALLBACK, OidcDesk
-from broker.ceremonies.steps import OtherDeviceError, Steps, detail_of, fingerprint
-from broker.ports import Ceremony, CeremonyState
+from broker.ceremonies.steps import OtherDeviceError, Steps
+from broker.web.ceremony_shapes import (
+    CEREMONY,
+    TYPED,
+    begins,
+    shown_by,
+    static_file,
+    told,
+    told_with_page,
+    typed_in,
+)
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
 _CONFIRM: Final = "/identity/oidc/confirm/"
 _BODY_LIMIT: Final = 4096
 _ID_BYTES: Final = 16
-_STATES: Final = [state.value for state in CeremonyState]
-#: A ceremony, for the device that began it.
-CEREMONY: Final = closed(
-    {
-        "device": {"type": "string", "description": "what people compare; pages leave out its first four digits"},
-        "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
-        "expires_at": SECONDS,
-        "id": HEX16,
-        "id_token": {"type": "string", "description": "oidc, once confirmed"},
-        "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
-        "passkey": closed({"credential_id": B64U, "x": B64U, "y": B64U}),
-        "state": {"type": "string", "enum": _STATES},
-    },
-    optional=("evidence", "id_token", "page", "passkey"),
-)
 _ISSUER: Final = closed({"client_id": {"type": "string"}, "issuer": {"type": "string"}})
-#: The field of a form in which somebody types how the device begins.
-TYPED: Final = "device"
-STYLE: Final = files("broker.web").joinpath("templates", "style.css").read_text()
 
 
 def ceremony_endpoints(
@@ -56,18 +45,12 @@ def ceremony_endpoints(
             path="/v1/identity/ceremonies/{id}",
             summary="How far a ceremony is; for the device that began it alone.",
             handler=status,
+            proof="request",
+            given_back=always,
             response=CEREMONY,
             variable=HEX16,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/style.css",
-            summary="The style sheet of the pages.",
-            handler=lambda _: Page(html=STYLE, media="text/css"),
-            refusal=pages.refused,
-            media="text/css",
-            quiet=True,
-        ),
+        static_file("/identity/style.css", "The style sheet of the pages.", "style.css", "text/css", pages),
     ]
     if email is not None:
         found += _email(email, pages)
@@ -91,28 +74,25 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
         return pages.done(f"{done.address} is confirmed for device {done.device}.")
 
     return [
-        Endpoint(
-            method="POST",
-            path="/v1/identity/email",
-            summary="Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
-            handler=begin,
+        begins(
+            "/v1/identity/email",
+            "Mails a link for the device whose proof (purpose sign-in) this is. The answer is alike for all.",
+            begin,
+            request=closed({"address": {"type": "string", "format": "email"}}),
             body_limit=_BODY_LIMIT,
-            request=closed({"address": {"type": "string"}}),
-            response=CEREMONY,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/email/{secret}",
-            summary="Shows what a link would confirm. Looking changes nothing.",
-            handler=lambda call: pages.email(desk.shown(call.path["secret"])),
-            refusal=pages.refused,
-            variable=B64U,
+        shown_by(
+            "/identity/email/{secret}",
+            "Shows what a link would confirm.",
+            lambda secret: pages.email(desk.shown(secret)),
+            pages,
         ),
         Endpoint(
             method="POST",
             path="/identity/email/{secret}",
             summary="Confirms, once.",
             handler=confirm,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
@@ -125,8 +105,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
     def begin(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("issuer", "nonce"), reason=Reason.INVALID_BODY)
         issuer, nonce = (text(members[name], name, reason=Reason.INVALID_BODY) for name in ("issuer", "nonce"))
-        begun = desk.begin(claim_of(call), issuer=issuer, nonce=nonce)
-        return {**told(begun.ceremony), "page": begun.page}
+        return told_with_page(desk.begin(claim_of(call), issuer=issuer, nonce=nonce))
 
     def confirm(call: Call) -> Page:
         secret, typed = call.path["secret"], typed_in(call)
@@ -137,20 +116,19 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
     return [
-        Endpoint(
-            method="POST",
-            path="/v1/identity/oidc",
-            summary="Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
-            handler=begin,
+        begins(
+            "/v1/identity/oidc",
+            "Begins a sign-in at a provider for the device whose proof (purpose sign-in) this is.",
+            begin,
+            request=closed({"issuer": {"type": "string", "enum": list(desk.clients)}, "nonce": B64U32}),
             body_limit=_BODY_LIMIT,
-            request=closed({"issuer": {"type": "string"}, "nonce": B64U}),
-            response=CEREMONY,
         ),
         Endpoint(
             method="GET",
             path="/v1/identity/oidc/issuers",
             summary="The providers that can be asked, and the client that a nonce for each must name.",
             handler=lambda _: {"issuers": [{"client_id": of, "issuer": at} for at, of in desk.clients.items()]},
+            price=0,
             response=closed({"issuers": {"type": "array", "items": _ISSUER}}),
         ),
         Endpoint(
@@ -158,63 +136,34 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path=f"{CALLBACK}{{issuer}}",
             summary="Where one provider sends the person back to. They go on to a page of another address.",
             handler=lambda call: Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query)),
+            given_back=always,
             refusal=pages.refused,
             queried=True,
             variable=HEX16,
             waits=True,
         ),
-        Endpoint(
-            method="GET",
-            path=f"{_CONFIRM}{{secret}}",
-            summary="Shows who would be bound to which device. Looking changes nothing.",
-            handler=lambda call: pages.oidc_confirm(desk.asked(call.path["secret"])),
-            refusal=pages.refused,
-            variable=B64U,
+        shown_by(
+            f"{_CONFIRM}{{secret}}",
+            "Shows who would be bound to which device.",
+            lambda secret: pages.oidc_confirm(desk.asked(secret)),
+            pages,
         ),
         Endpoint(
             method="POST",
             path=f"{_CONFIRM}{{secret}}",
             summary="The person agrees to the binding, once.",
             handler=confirm,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
             variable=B64U,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/oidc/{secret}",
-            summary="Shows what signing in will do. Looking changes nothing.",
-            handler=lambda call: pages.oidc_start(desk.shown(call.path["secret"])),
-            refusal=pages.refused,
-            variable=B64U,
+        shown_by(
+            "/identity/oidc/{secret}",
+            "Shows what signing in will do.",
+            lambda secret: pages.oidc_start(desk.shown(secret)),
+            pages,
             waits=True,
         ),
     ]
-
-
-def told(ceremony: Ceremony) -> dict[str, object]:
-    """What the device that began a ceremony hears of it."""
-    found: dict[str, object] = {
-        "device": fingerprint(ceremony.device),
-        "expires_at": ceremony.expires_at,
-        "id": ceremony.id.hex(),
-        "state": ceremony.state.value,
-    }
-    if ceremony.state is not CeremonyState.CONFIRMED:
-        return found
-    detail = detail_of(ceremony)
-    if "id_token" in detail:
-        found["id_token"] = detail["id_token"]
-    if "passkey_x" in detail:
-        found["passkey"] = {name: detail[f"passkey_{name}"] for name in ("credential_id", "x", "y")}
-    if "evidence" in detail:
-        data = detail["evidence"].encode()
-        found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
-    return found
-
-
-def typed_in(call: Call) -> str:
-    """What somebody typed into a form whose only field that is. Raises `invalid_body`, `unknown_fields`."""
-    members = fields(call.form(), required=(TYPED,), reason=Reason.INVALID_BODY)
-    return text(members[TYPED], TYPED, reason=Reason.INVALID_BODY)

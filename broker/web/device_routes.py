@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import HEX32, SECONDS, closed
 from broker.last_use import LastUse
 from broker.sessions import SessionDesk
@@ -26,6 +26,9 @@ def device_endpoints(sessions: SessionDesk, last_use: LastUse) -> tuple[Endpoint
             path="/v1/devices/uses",
             summary="When the broker last co-signed for each of a master's devices, to the minute.",
             handler=uses,
+            proof="request",
+            session=True,
+            given_back=always,
             response=closed(
                 {"uses": {"type": "array", "items": closed({"device": HEX32, "used_at": SECONDS})}},
             ),

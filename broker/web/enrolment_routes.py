@@ -14,6 +14,8 @@ from broker.ceremonies.email_enrolment import EmailEnrolment
 from broker.ports import EnrolAttester
 from broker.web.session_routes import claim_of
 
+#: The signer checks evidence, and signs.
+ATTEST_PRICE: Final = 10
 _BODY_LIMIT: Final = MAX_CHANGE_BYTES + MAX_EVIDENCE_BYTES
 _ID_BYTES: Final = 16
 _ENROL: Final = closed({"message": {"type": "object"}, "type": {"const": "Enrol"}})
@@ -39,6 +41,7 @@ def enrolment_endpoints(attester: EnrolAttester) -> tuple[Endpoint, ...]:
             path="/v1/enrolments/attest",
             summary="Has an ID token or a passkey's assertion checked; answers with the initial wallet's signature.",
             handler=attest,
+            price=ATTEST_PRICE,
             body_limit=_BODY_LIMIT,
             request=closed(
                 {
@@ -69,6 +72,8 @@ def email_enrolment_endpoints(desk: EmailEnrolment) -> tuple[Endpoint, ...]:
             path="/v1/enrolments/email",
             summary="The initial wallet's signature for the device that confirmed an address (proof: request).",
             handler=attest,
+            price=ATTEST_PRICE,
+            proof="request",
             body_limit=MAX_CHANGE_BYTES,
             request=closed({"ceremony": HEX16, "change": _ENROL}),
             response=_ANSWER,

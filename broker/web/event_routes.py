@@ -9,7 +9,7 @@ from typing import Final
 from anyio.to_thread import run_sync
 
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from broker.change_feed import Caught, ChangeFeed
 from broker.sessions import SessionDesk, Visitor
 from broker.web.session_routes import claim_of
@@ -97,6 +97,9 @@ def event_endpoints(
             path="/v1/events",
             summary="Registry changes of the session's user as server-sent events; Last-Event-ID catches up.",
             handler=events,
+            proof="request",
+            session=True,
+            given_back=always,
             events=True,
         ),
     )

@@ -6,15 +6,21 @@ from typing import Final
 from agentkeys_core.encoding import b64u_encode, fields, hex_decode
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint
-from agentkeys_runtime.web.schemas import B64U, HEX16, HEX32, SECONDS, closed
-from broker.ceremonies.pairing import Pairing, PairingDesk, PairingRequest, code_shown
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
+from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, HEX32, SECONDS, closed
+from broker.ceremonies.pairing import MAX_SERVICES, Pairing, PairingDesk, PairingRequest, code_shown
 from broker.ports import CeremonyState
 from broker.sessions import SessionDesk
 from broker.web.session_routes import claim_of
 
 _BODY_LIMIT: Final = 16 * 1024
 _ID_BYTES: Final = 16
+#: As people write it: case, the hyphen and letters that look like digits do not matter.
+_CODE: Final = {"type": "string", "pattern": "^[0-9A-TV-Za-tv-z]{4}-?[0-9A-TV-Za-tv-z]{4}$"}
+_SERVICE: Final = {
+    "type": "string",
+    "pattern": "^((cred|memory|siwe|sign):[a-z0-9][a-z0-9._-]{0,63}|audit:own|audit:tree)$",
+}
 _PAIR: Final = closed({"message": {"type": "object"}, "signature": B64U})
 _PAIRING: Final = closed(
     {
@@ -63,12 +69,13 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             path="/v1/pairings",
             summary="Begins a pairing for the machine whose proof (purpose sign-in) this is. Inert until claimed.",
             handler=begin,
+            proof="sign-in",
             body_limit=_BODY_LIMIT,
             request=closed(
                 {
-                    "label": {"type": ["string", "null"]},
-                    "profile_hash": B64U,
-                    "services": {"type": "array", "items": {"type": "string"}},
+                    "label": {"type": ["string", "null"], "pattern": "^[a-z0-9-]{1,32}$"},
+                    "profile_hash": B64U32,
+                    "services": {"type": "array", "items": _SERVICE, "maxItems": MAX_SERVICES},
                 }
             ),
             response=_PAIRING,
@@ -78,8 +85,11 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             path="/v1/pairings/claim",
             summary="A master's session takes the pairing with this code, once.",
             handler=claim,
+            proof="request",
+            session=True,
+            given_back=always,
             body_limit=_BODY_LIMIT,
-            request=closed({"code": {"type": "string"}}),
+            request=closed({"code": _CODE}),
             response=_PAIRING,
         ),
         Endpoint(
@@ -87,6 +97,9 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             path="/v1/pairings/claimed/{id}",
             summary="A pairing, for a session of the user who claimed it.",
             handler=of_master,
+            proof="request",
+            session=True,
+            given_back=always,
             response=_PAIRING,
             variable=HEX16,
         ),
@@ -95,6 +108,8 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             path="/v1/pairings/{id}",
             summary="A pairing, for the machine that began it: who claimed it.",
             handler=of_machine,
+            proof="request",
+            given_back=always,
             response=_PAIRING,
             variable=HEX16,
         ),
@@ -103,6 +118,8 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             path="/v1/pairings/{id}",
             summary="The machine agrees: its signed Pair, which names the operator that claimed it.",
             handler=sign,
+            proof="request",
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"pair": _PAIR}),
             response=_PAIRING,

@@ -1,19 +1,18 @@
 """The routes of passkeys as identities: what devices ask, and the one page with a script."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Final
 
 from agentkeys_core.encoding import fields
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
 from agentkeys_core.signed_change import MAX_CHANGE_BYTES
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
 from agentkeys_runtime.web.schemas import B64U, closed
 from broker.ceremonies.passkey import PasskeyAction, PasskeyAsked, PasskeyDesk
 from broker.ceremonies.steps import OtherDeviceError
 from broker.passkeys import MAX_ANSWER
-from broker.web.ceremony_routes import CEREMONY, TYPED, told
+from broker.web.ceremony_shapes import TYPED, begins, shown_by, static_file, told_with_page
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
@@ -24,7 +23,6 @@ _SAID: Final = {
     PasskeyAction.SIGN_IN: "Device {device} knows your passkey now.",
     PasskeyAction.BIND: "Your passkey signed the enrolment of device {device}.",
 }
-_SCRIPT: Final = files("broker.web").joinpath("templates", "passkey.js").read_text()
 _ASKED: Final = closed(
     {
         "action": {"type": "string", "enum": [action.value for action in PasskeyAction]},
@@ -39,8 +37,7 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
     """Return the routes of passkeys."""
 
     def begin(call: Call) -> Mapping[str, object]:
-        begun = desk.begin(claim_of(call), PasskeyAsked.from_json(call.json()))
-        return {**told(begun.ceremony), "page": begun.page}
+        return told_with_page(desk.begin(claim_of(call), PasskeyAsked.from_json(call.json())))
 
     def answer(call: Call) -> Page:
         members = fields(call.form(), required=("answer",), optional=(TYPED,), reason=Reason.INVALID_BODY)
@@ -52,37 +49,26 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
         return pages.done(_SAID[done.action].format(device=done.device))
 
     return (
-        Endpoint(
-            method="POST",
-            path="/v1/identity/passkey",
-            summary="Begins to make, find or use a passkey for the device whose proof (purpose sign-in) this is.",
-            handler=begin,
-            body_limit=MAX_CHANGE_BYTES,
+        begins(
+            "/v1/identity/passkey",
+            "Begins to make, find or use a passkey for the device whose proof (purpose sign-in) this is.",
+            begin,
             request=_ASKED,
-            response=CEREMONY,
+            body_limit=MAX_CHANGE_BYTES,
         ),
-        Endpoint(
-            method="GET",
-            path="/identity/passkey.js",
-            summary="The script of that page.",
-            handler=lambda _: Page(html=_SCRIPT, media="text/javascript"),
-            refusal=pages.refused,
-            media="text/javascript",
-            quiet=True,
-        ),
-        Endpoint(
-            method="GET",
-            path="/identity/passkey/{secret}",
-            summary="Shows what the passkey is wanted for. Looking changes nothing.",
-            handler=lambda call: pages.passkey(desk.shown(call.path["secret"])),
-            refusal=pages.refused,
-            variable=B64U,
+        static_file("/identity/passkey.js", "The script of that page.", "passkey.js", "text/javascript", pages),
+        shown_by(
+            "/identity/passkey/{secret}",
+            "Shows what the passkey is wanted for.",
+            lambda secret: pages.passkey(desk.shown(secret)),
+            pages,
         ),
         Endpoint(
             method="POST",
             path="/identity/passkey/{secret}",
             summary="Takes the browser's answer, once.",
             handler=answer,
+            given_back=always,
             body_limit=_FORM_LIMIT,
             request=closed({"answer": {"type": "string"}, TYPED: {"type": "string"}}, optional=(TYPED,)),
             refusal=pages.refused,

@@ -36,6 +36,7 @@ def profile_endpoints(profile: Mapping[str, object]) -> tuple[Endpoint, ...]:
             path="/v1/profile",
             summary="The deployment's profile; devices compare its hash with the one that they were told.",
             handler=lambda _: profile,
+            price=0,
             response={"type": "object", "required": sorted(profile)},
         ),
     )

@@ -16,7 +16,7 @@ from agentkeys_core.encoding import (
 )
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.shapes import MAX_EPOCH, boolean, integer
-from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, always, refusing
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import RegistrySource
 from agentkeys_runtime.web.schemas import ADDRESS, B64U, EPOCH, HEX32, ROW, UNCOSIGNED_CAP, closed
@@ -61,6 +61,7 @@ def broker_endpoints(
             path="/v1/caps",
             summary="Co-signs a device's request after checking device, scope, epoch and quota.",
             handler=caps,
+            given_back=always,
             body_limit=CAP_BODY_LIMIT,
             request=UNCOSIGNED_CAP,
             response=closed({"cosign": B64U, "kid": {"type": "string"}}),
@@ -97,6 +98,7 @@ def _signing_endpoints(signing: SigningRelay) -> tuple[Endpoint, ...]:
             path=path,
             summary=summary,
             handler=handler,
+            given_back=always,
             body_limit=SIGN_BODY_LIMIT,
             request=closed({"body": B64U, "cap": UNCOSIGNED_CAP}),
             response=closed({"cap_digest": HEX32, "row": ROW, "sealed": B64U}),
@@ -114,4 +116,5 @@ def _gone(path: str, instead: str) -> Endpoint:
         f"the daemon edge was removed: a broker-issued token alone proves nothing. Instead: {instead}",
         metadata={"instead": instead, "see": _SEE},
     )
-    return Endpoint(method=ANY_METHOD, path=path, summary=f"Removed. Instead: {instead}.", handler=refusing(error))
+    summary = f"Removed. Instead: {instead}."
+    return Endpoint(method=ANY_METHOD, path=path, summary=summary, handler=refusing(error), price=0)

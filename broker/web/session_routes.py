@@ -5,14 +5,14 @@ from typing import Final
 
 from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_core.proof import PROOF_HEADER
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import B64U, HEX16, HEX32, SECONDS, closed
 from broker.ports import Session
 from broker.proofs import Claim
 from broker.sessions import Grant, SessionDesk
 from broker.wallet_sign_in import BODY_LIMIT, SignedMessage
 
-PROOF_HEADER: Final = "AgentKeys-Proof"
 _BODY_LIMIT: Final = 4096
 _SCHEME: Final = "bearer "
 _ID_BYTES: Final = 16
@@ -85,6 +85,8 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             summary=f"Signs a registered device in: its {PROOF_HEADER} with purpose sign-in over that nonce; `siwe`: "
             "with the user's own wallet besides.",
             handler=sign_in,
+            proof="sign-in",
+            given_back=always,
             body_limit=BODY_LIMIT,
             request=_SIGN_IN,
             response=_GRANT,
@@ -94,6 +96,9 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             path="/v1/session/refresh",
             summary=f"A fresh token for an old one and a {PROOF_HEADER} with purpose refresh.",
             handler=refresh,
+            proof="refresh",
+            session=True,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=_EMPTY,
             response=_GRANT,
@@ -103,6 +108,9 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             path="/v1/sessions",
             summary="Sessions that have not ended: to a master the user's, to an agent's device its own.",
             handler=sessions,
+            proof="request",
+            session=True,
+            given_back=always,
             response=closed({"sessions": {"type": "array", "items": _SESSION}}),
         ),
         Endpoint(
@@ -110,6 +118,9 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             path="/v1/session/end",
             summary="Ends one of these sessions at once.",
             handler=end,
+            proof="request",
+            session=True,
+            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"id": HEX16}),
             response=closed({"ended": {"type": "boolean"}}),

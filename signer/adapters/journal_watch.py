@@ -6,12 +6,11 @@ A release or a burn changes no registry state, so the registry's own head would 
 import hmac
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
-from typing import Never, Self
+from typing import Never
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from signer.adapters.database import Database
-from signer.adapters.registry_stamp import SharedStamp
+from signer.adapters.registry_stamp import StampHolder
 from signer.adapters.registry_store import read_status
 from signer.journal import JournalHead, StreamHead, read_head, read_line_hash, stream_message
 from signer.keyring import Keyring
@@ -25,7 +24,7 @@ def refuse_to_start(detail: str, _caller: str) -> Never:
     raise KeyServiceError(Reason.REGISTRY_ROLLED_BACK, detail)
 
 
-class JournalWatch:
+class JournalWatch(StampHolder):
     """Safe for many threads; open it after a fork."""
 
     def __init__(self, database: Database, keyring: Keyring, *, roll_back: RollBack) -> None:
@@ -36,34 +35,17 @@ class JournalWatch:
         with database.reading() as conn:
             status = read_status(conn)
         self._registry_id, self._incarnation = status.registry_id, status.incarnation
-        self._stamp = SharedStamp.beside(database.path, self._registry_id)
-        try:
-            self.look()
-        except BaseException:
-            self._stamp.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unmap the stamp."""
-        self._stamp.close()
+        self._hold(database.path, self._registry_id, self.look)
 
     def look(self) -> None:
         """Compare with the high water and raise it. Raises registry_rolled_back, journal_unavailable."""
-        if self._stamp.incarnation > self._incarnation:
-            self._roll_back(f"incarnation {self._stamp.incarnation} of this state was here", "signer")
-        high_water = self._stamp.journal_high_water(self._incarnation)  # before the snapshot: that is as new, or newer
+        if self._shared.incarnation > self._incarnation:
+            self._roll_back(f"incarnation {self._shared.incarnation} of this state was here", "signer")
+        high_water = self._shared.journal_high_water(self._incarnation)  # before the snapshot: that is as new, or newer
         sequence = self._own_head().sequence
         if sequence < high_water:
             self._roll_back(f"journal line {high_water} is missing", "signer")
-        self._stamp.raise_journal(self._incarnation, sequence)
+        self._shared.raise_journal(self._incarnation, sequence)
 
     def head(self) -> StreamHead:
         """The newest head, MACed for clients to keep and to echo.
@@ -90,7 +72,7 @@ class JournalWatch:
         with self._database.reading() as conn:
             own = read_line_hash(conn, known.sequence)
         if own != known.hash:
-            self._stamp.raise_journal(self._incarnation, known.sequence)
+            self._shared.raise_journal(self._incarnation, known.sequence)
             self._roll_back(f"{caller} has seen journal line {known.sequence}, which is not here", caller)
 
     def _own_head(self) -> JournalHead:

@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Final, Never, Self, TypeVar
+from typing import Final, Never, TypeVar
 
 from agentkeys_core.changes import AddMaster, Enrol
 from agentkeys_core.eip712 import Domain
@@ -21,7 +20,7 @@ from signer.adapters import registry_store as store
 from signer.adapters.committer import Committer, Tx
 from signer.adapters.database import Database
 from signer.adapters.registry_lasting import read_next_due
-from signer.adapters.registry_stamp import SharedStamp
+from signer.adapters.registry_stamp import StampHolder
 from signer.adapters.registry_writer import ChangeWriter
 from signer.attesting import Attestation
 from signer.journal import JournalLine, LineKind
@@ -43,7 +42,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class EmbeddedRegistry:
+class EmbeddedRegistry(StampHolder):
     """Implements `RegistryReader` and applies changes. Open it after a fork; safe for many threads.
 
     Reads raise `registry_unreachable` where the file cannot be read, and `registry_rolled_back` once it is known to be
@@ -79,25 +78,11 @@ class EmbeddedRegistry:
         self._sequence = 0
         self._domain = Domain.embedded(self._status.registry_id)
         self._writer = ChangeWriter(keyring, self._domain, software_k11=allow_software_k11)
-        self._shared = SharedStamp.beside(database.path, self._status.registry_id)
+        self._hold(database.path, self._status.registry_id, self._first_look)
+
+    def _first_look(self) -> None:
         self._stamp = self._shared.read()
-        try:
-            self._refresh()
-        except BaseException:
-            self._shared.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unmap the shared stamp. The registry is not to be used afterwards."""
-        self._shared.close()
+        self._refresh()
 
     def lookup_device(self, device_key_hash: bytes) -> OperatorState | None:
         """State of the operator to which the device belongs; None for a key hash never registered."""

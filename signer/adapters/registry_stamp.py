@@ -3,7 +3,9 @@
 import mmap
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Final, Self
 
 _WORDS: Final = 4
@@ -85,3 +87,30 @@ class SharedStamp:
         """Unmap the file. Not to be used afterwards."""
         self._words.release()
         self._map.close()
+
+
+class StampHolder:
+    """Whatever looks at a stamp for as long as it is open. Open it after a fork."""
+
+    _shared: SharedStamp
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the stamp. Not to be used afterwards."""
+        self._shared.close()
+
+    def _hold(self, database: Path, registry_id: str, first_look: Callable[[], object]) -> None:
+        """Open the stamp of a state file and look at it once; where that fails, it is closed again."""
+        self._shared = SharedStamp.beside(database, registry_id)
+        try:
+            first_look()
+        except BaseException:
+            self.close()
+            raise

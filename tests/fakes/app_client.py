@@ -12,12 +12,13 @@ from starlette.types import ASGIApp
 class AppClient:
     """A blocking client of one application. Errors that the application lets through are raised here."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, address: str = "127.0.0.1") -> None:
+        """`address` is where its requests come from."""
         self.app = app
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="app-client")
         self._thread.start()
-        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=True, client=(address, 50_000))
         self._client = httpx.AsyncClient(transport=transport, base_url="https://service.test")
 
     def request(self, method: str, path: str, **given: Any) -> httpx.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentkeys_core import ids
+from agentkeys_core.audit import AuditEnvelope, AuditRow
 from agentkeys_core.changes import (
     AddAgent,
     AddMaster,
@@ -35,6 +36,7 @@ from signer.adapters.registry_embedded import EmbeddedRegistry
 from signer.keyring import Keyring
 from tests.unit.core.material import SoftwareK11
 
+UNAUTHORISED = "change_not_authorised"
 NOW = 1_764_000_000
 REGISTRY_ID = "ab" * 32
 DOMAIN = Domain.embedded(REGISTRY_ID)
@@ -285,3 +287,8 @@ def with_signatures(signed: SignedChange, **changed: Any) -> SignedChange:
 
 
 __all__ = ["K11_ORIGIN", "NOW", "Opened", "Person", "SetClock", "opened", "with_signatures"]
+
+
+def kind_of(row: bytes) -> int:
+    """The op kind of a signed audit row."""
+    return AuditEnvelope.parse(AuditRow.parse(row).envelope).op_kind

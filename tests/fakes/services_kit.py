@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy import URL
@@ -14,19 +14,11 @@ from agentkeys_core.bodies import EMPTY_BODY, AuditListBody, ListBody, StoreBody
 from agentkeys_core.captoken import Cap, UncosignedCap
 from agentkeys_core.encoding import b64u_decode, b64u_encode
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ops import OPS, ObjectClass, Op, WorkerClass
+from agentkeys_core.ops import OPS, Op, WorkerClass
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.sealing import open_sealed
 from agentkeys_runtime.registry_client import RegistryStatus
-from agentkeys_runtime.signer_client import (
-    CloudSession,
-    ListedObject,
-    ObjectPage,
-    ReleasedKey,
-    RowPage,
-    SealedSignature,
-    SignerClient,
-)
+from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.registry_routes import registry_endpoints
 from agentkeys_runtime.web.registry_source import PinnedRegistry
@@ -51,8 +43,9 @@ from broker.web.session_routes import session_endpoints
 from signer.ports import StsExchange
 from signer.signing_policy import SigningPolicy
 from tests.fakes.app_client import AppClient
+from tests.fakes.in_process_signer import InProcessSigner
 from tests.fakes.registry import StaticRegistry
-from tests.unit.signer.world import OF_CLASS, REGISTRY_ID, World, broker, world_in
+from tests.unit.signer.world import REGISTRY_ID, World, world_in
 from worker.adapters.deletions_local import LocalDeletions
 from worker.adapters.objects_local import LocalObjects
 from worker.adapters.objects_s3 import Bucket, S3Objects
@@ -65,88 +58,7 @@ from worker.credentials import ObjectService, Outcome
 from worker.ports import ObjectStore
 from worker.web.routes import operation_endpoints
 
-T = TypeVar("T")
 BLIND = bytes(32)
-
-
-class InProcessSigner(SignerClient):
-    """The real signer's use cases without the port between. `before` and `after` may raise; `calls` lists what was asked."""
-
-    def __init__(self, world: World, worker_class: WorkerClass | None = None) -> None:
-        self._world = world
-        self._caller = broker() if worker_class is None else OF_CLASS[worker_class]
-        self.calls: list[str] = []
-        self.before: Callable[[str], None] = lambda _: None
-        self.after: Callable[[str], None] = lambda _: None
-
-    def _run(self, name: str, work: Callable[[], T]) -> T:
-        self.calls.append(name)
-        self.before(name)
-        found = work()
-        self.after(name)
-        return found
-
-    def derive_address(self, omni: bytes, *, epoch: int) -> bytes:
-        return self._run("address", lambda: self._world.service.derive_address(self._caller, omni, epoch))
-
-    def wallet_address(self, actor_omni: bytes) -> tuple[bytes, int]:
-        found = self._run("wallet", lambda: self._world.service.wallet_address(self._caller, actor_omni))
-        return found.address, found.epoch
-
-    def sign_siwe(self, cap: bytes, *, message: str) -> SealedSignature:
-        found = self._run("siwe", lambda: self._world.service.sign_siwe(self._caller, cap, message))
-        return SealedSignature(sealed=found.sealed, row=found.row)
-
-    def sign_typed_data(self, cap: bytes, *, body: bytes) -> SealedSignature:
-        found = self._run("typed", lambda: self._world.service.sign_typed_data(self._caller, cap, body))
-        return SealedSignature(sealed=found.sealed, row=found.row)
-
-    def derive_cred_kek(
-        self, cap: bytes, *, epoch: int = 0, salt: bytes = b"", expect: bytes | None = None
-    ) -> ReleasedKey:
-        def work() -> ReleasedKey:
-            found = self._world.service.derive_cred_kek(self._caller, cap, epoch=epoch, salt=salt, expect=expect or b"")
-            return ReleasedKey(
-                key=found.key, commitment=found.commitment, salt=found.salt, epoch=found.epoch, row=found.row
-            )
-
-        return self._run("derive", work)
-
-    def sts_credentials(self, cap: bytes, *, role_arn: str) -> CloudSession:
-        def work() -> CloudSession:
-            found = self._world.service.sts_credentials(self._caller, cap, role_arn)
-            opened = found.session
-            return CloudSession(
-                access_key_id=opened.access_key_id,
-                secret_access_key=opened.secret_access_key,
-                session_token=opened.session_token,
-                expires_at=opened.expires_at,
-                row=found.row,
-            )
-
-        return self._run("session", work)
-
-    def sign_audit_row(self, cap: bytes, *, result: int) -> bytes:
-        return self._run(f"row{result}", lambda: self._world.service.sign_audit_row(self._caller, cap, result))
-
-    def list_objects(self, cap: bytes, *, after: str | None, limit: int) -> ObjectPage:
-        def work() -> ObjectPage:
-            page = self._world.service.list_objects(self._caller, cap, after=after, limit=limit)
-            names = tuple(ListedObject(name=entry.name, store=entry.store) for entry in page.names)
-            return ObjectPage(names=names, next=page.next, row=page.row)
-
-        return self._run("list", work)
-
-    def rewrap(self, *, object_class: ObjectClass, owner: bytes, service: str, envelope: bytes) -> bytes:
-        asked = {"object_class": object_class, "owner": owner, "service": service, "envelope": envelope}
-        return self._run("rewrap", lambda: self._world.service.rewrap(self._caller, **asked))  # type: ignore[arg-type]
-
-    def get_audit_rows(self, cap: bytes, *, after: int | None, limit: int) -> RowPage:
-        def work() -> RowPage:
-            page = self._world.service.get_audit_rows(self._caller, cap, after=after, limit=limit)
-            return RowPage(rows=page.rows, next=page.next)
-
-        return self._run("rows", work)
 
 
 BROKER_ORIGIN = "https://service.test"
@@ -160,12 +72,14 @@ class FollowedRegistry:
         self.cached: dict[bytes, OperatorState] = {}
         self.failing: Reason | None = None
         self.rereads = 0
+        self.lookups = 0
         self.applied: list[bytes] = []
         self.row = b""
 
     def lookup_device(self, device_key_hash: bytes, *, reread: bool = False) -> OperatorState | None:
         self._check()
         self.rereads += reread
+        self.lookups += 1
         if device_key_hash in self.cached and not reread:
             return self.cached[device_key_hash]
         return self.registry.lookup_device(device_key_hash)
@@ -191,8 +105,18 @@ class FollowedRegistry:
 class Services:
     """One signer, a broker, a credentials worker and an audit worker, and clients of each."""
 
-    def __init__(self, world: World, folder: Path, limits: QuotaLimits, bucket: Bucket | None, database: URL) -> None:
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        limits: QuotaLimits,
+        bucket: Bucket | None,
+        *,
+        database: URL,
+        addresses: AddressLimits | None,
+    ) -> None:
         self.world = world
+        self.addresses = addresses
         self.bucket = bucket
         self.followed = FollowedRegistry(world.registry)
         registry = PinnedRegistry(self.followed, REGISTRY_ID)
@@ -287,7 +211,7 @@ class Services:
         return self._client((*endpoints, *registry_endpoints(registry)))
 
     def _client(self, endpoints: Any) -> AppClient:
-        return AppClient(create_app("test", endpoints, clock=self.world.clock.now))
+        return AppClient(create_app("test", endpoints, clock=self.world.clock.now, addresses=self.addresses))
 
     def close(self) -> None:
         for client in (self.broker, self.worker, self.audit):
@@ -385,13 +309,15 @@ def services_in(
     exchange: StsExchange | None = None,
     bucket: Bucket | None = None,
     signing: SigningPolicy | None = None,
+    addresses: AddressLimits | None = None,
     database: URL | None = None,
 ) -> Iterator[Services]:
     """Everything in one folder, but for the broker's state where a database is named; at the end the signer's journal and rows are verified."""
     with world_in(folder, exchange=exchange, signing=signing) as world:
         world.clock.at = float(int(time.time()))
         plenty = QuotaLimits(device_per_minute=10_000, user_per_minute=10_000)
-        made = Services(world, folder, limits or plenty, bucket, database or database_url(None, folder))
+        where = database or database_url(None, folder)
+        made = Services(world, folder, limits or plenty, bucket, database=where, addresses=addresses)
         try:
             yield made
         finally:

@@ -1,104 +1,153 @@
 """Every route of every service, asked by a tool that reads the OpenAPI documents and believes none of them.
 
-Each service runs behind a real port, over a real signer, store, mail server and OpenID provider. There is no TLS here:
-each of some 2,000 requests makes a connection.
+Each service is wired as it wires itself, over a real signer, store, mail server and OpenID provider. What has the right
+shape is signed by a registered device and gets past every proof; what has not stays the junk that it is. There is no TLS
+here: each of some 2,000 requests makes a connection.
 """
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
-from starlette.types import ASGIApp
 
-from broker.adapters.store.engine import database_url
+from tests.adversarial.town import Member
+from tests.fakes.app_client import AppClient
+from tests.fakes.genuine_bodies import OP_OF
 from tests.fakes.https_app import http_app, loopback
-from tests.fakes.mail_server import MailServer
-from tests.fakes.openid_server import OpenIdServer
-from tests.fakes.services_kit import BROKER_ORIGIN, Services, services_in
-from tests.unit.broker.identity_world import identity_world, mail_settings, provider_settings
+from tests.fakes.services_kit import BROKER_ORIGIN
+from tests.integration.wired import WORKERS, Wired
 
+ROOT = Path(__file__).parents[2]
 #: What the tool needs to know of us, and why: see the comments.
 SETTINGS = """\
 [checks.positive_data_acceptance]
 # The documents tell shapes. Signatures, and bytes in base64url, no schema tells: a right shape is still refused by name.
 expected-statuses = ["2xx", 400, 401, 403, 404, 409, 410, 429, 503]
 """
+#: Random requests an operation, after all that its description suggests by itself.
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "1")
+HOOKS = "tests.fakes.signed_traffic"
+#: Left out everywhere: the removed edge, which answers any method alike, even those that OpenAPI cannot name; and the
+#: document itself, which the tool reads first. At workers what the broker has been asked already, by the same routes.
+NEVER = re.compile("^(/dev/.*|/openapi.json)$")
+AT_BROKER = re.compile("^(/v1/registry/.*|/healthz)$")
+#: What only somebody without a good proof hears.
+UNPROVED = {"proof_invalid", "session_invalid", "device_signature_invalid"}
+BY_CAP = {"device_signature_invalid"}
+Operations = dict[str, dict[str, Any]]
 
 
-class NoSigner:
-    """What an identity world's addresses are attested by: nobody confirms one here."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One answer: which operation, status, and the reason where it was refused."""
 
-    def attest_enrol(self, change: bytes, evidence: bytes) -> bytes:
-        raise AssertionError("attested an address that nobody confirmed")
-
-
-@pytest.fixture(scope="module")
-def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ASGIApp]]:
-    with ExitStack() as stack:
-        services: Services = stack.enter_context(services_in(tmp_path_factory.mktemp("services")))
-        mail = stack.enter_context(MailServer(tmp_path_factory.mktemp("mail"), "starttls"))
-        folder = tmp_path_factory.mktemp("provider")
-        provider = stack.enter_context(OpenIdServer(folder=folder, origin=BROKER_ORIGIN))
-        world = stack.enter_context(
-            identity_world(
-                database_url(None, tmp_path_factory.mktemp("identity")),
-                mail=mail_settings(mail),
-                provider=provider_settings(provider),
-                attester=NoSigner(),
-                at=time.time(),
-            )
-        )
-        yield {
-            "broker": services.broker.app,
-            "ceremonies": world.app,
-            "credentials": services.worker.app,
-            "audit": services.audit.app,
-        }
+    operation: str
+    status: int
+    reason: str | None
 
 
-#: How long each service is asked, coverage first. SCHEMATHESIS_SECONDS=120 asks all there is to ask.
-SECONDS = os.environ.get("SCHEMATHESIS_SECONDS", "8")
-#: What is left out where: the removed edge, which answers any method alike, even those that OpenAPI cannot name; and in
-#: later services what an earlier one has asked already.
-LEFT_OUT = {
-    "broker": "^/dev/",
-    "ceremonies": "^/v1/session",
-    "credentials": "^/(v1/registry|healthz|openapi)",
-    "audit": "^/(v1/registry|healthz|openapi)",
-}
+@pytest.mark.parametrize("service", ["broker", *WORKERS])
+def test_no_route_breaks_its_own_description(wired: Wired, service: str, tmp_path: Path) -> None:
+    operations = described(wired, service)
+    answers = fuzzed(wired, service, operations, tmp_path)
+    for name, operation in operations.items():
+        reasons = {answer.reason for answer in answers if answer.operation == name}
+        assert reasons, f"{name} was never asked"
+        if "security" in operation:
+            assert reasons - UNPROVED, f"nobody got past the proof of {name}"
+        else:
+            assert not reasons & UNPROVED - BY_CAP, f"{name} wants a proof that its description does not name"
+        assert not is_capped(name) or None in reasons, f"nobody was granted {name}"
+    assert not [answer for answer in answers if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR]
 
 
-@pytest.mark.parametrize("service", LEFT_OUT)
-def test_no_route_breaks_its_own_description(apps: dict[str, ASGIApp], service: str, tmp_path: Path) -> None:
-    settings, listener = tmp_path / "schemathesis.toml", loopback()
+def described(wired: Wired, service: str) -> Operations:
+    """Every operation that a service is asked here, by its name in the log."""
+    with AppClient(wired.apps[service]) as client:
+        paths: dict[str, dict[str, Any]] = client.get("/openapi.json").json()["paths"]
+    found: Operations = {}
+    for path, methods in paths.items():
+        if NEVER.match(path) or (service != "broker" and AT_BROKER.match(path)):
+            continue
+        found |= {f"{method.upper()} {path}": operation for method, operation in methods.items()}
+    return found
+
+
+def is_capped(name: str) -> bool:
+    """Whether the operation takes a cap."""
+    return path_of(name) in {*OP_OF, "/v1/caps"}
+
+
+def path_of(name: str) -> str:
+    """The path of an operation."""
+    return name.partition(" ")[2]
+
+
+def fuzzed(wired: Wired, service: str, operations: Iterable[str], folder: Path) -> list[Asked]:
+    """Everything that was asked and answered. Fails with the tool's report where an answer is not as described."""
+    listener = loopback()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    settings, log, known = folder / "schemathesis.toml", folder / "log.jsonl", folder / "traffic.json"
     settings.write_text(SETTINGS)
-    with http_app(apps[service], listener):
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/openapi.json"
-        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run", address]
-        bounds = [
-            "--exclude-path-regex",
-            LEFT_OUT[service],
-            "--max-examples",
-            "3",
-            "--seed",
-            "1",
-            "--max-time",
-            SECONDS,
-        ]
-        phases = ["--phases", "examples,coverage,fuzzing", "--no-shrink"]
-        quiet = ["--generation-database", "none", "--no-color", "--continue-on-failure"]
+    known.write_text(json.dumps(told(wired, address, folder)))
+    paths = "|".join(sorted({re.escape(path_of(name)) for name in operations}))
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "--config-file",
+        str(settings),
+        "run",
+        f"{address}/openapi.json",
+    ]
+    bounds = ["--include-path-regex", f"^({paths})$", "--max-examples", EXAMPLES, "--seed", "1"]
+    phases = ["--phases", "examples,coverage,fuzzing", "--checks", "all", "--no-shrink"]
+    quiet = ["--generation-database", "none", "--no-color", "--continue-on-failure"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "gen"))),
+        "SCHEMATHESIS_HOOKS": HOOKS,
+        "TRAFFIC": str(known),
+        "TRAFFIC_LOG": str(log),
+    }
+    with http_app(wired.apps[service], listener):
         ran = subprocess.run(
             [*command, *bounds, *phases, *quiet],
-            cwd=tmp_path,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": ""},
+            cwd=folder,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=170,
             check=False,
         )
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    return [Asked(**json.loads(line)) for line in log.read_text().splitlines()]
+
+
+def told(wired: Wired, address: str, folder: Path) -> dict[str, object]:
+    """What the hooks of signed traffic need to know."""
+    stack = wired.town.stack
+    people = {"master": wired.master, "agent": wired.agent}
+    return {
+        "address": address,
+        "origin": BROKER_ORIGIN,
+        "registry_id": stack.registry_id,
+        "root": str(stack.root),
+        "texts": wired.texts,
+        **{name: person(found, folder / name) for name, found in people.items()},
+    }
+
+
+def person(member: Member, folder: Path) -> dict[str, str]:
+    """A device for another process: its folder once more, as only one process may open it."""
+    shutil.copytree(member.device.home.path, folder)
+    return {"home": str(folder), "operator": member.who.operator.hex(), "actor": member.who.actor.hex()}

@@ -9,7 +9,7 @@ from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fi
 from agentkeys_core.errors import Reason
 from agentkeys_core.ops import OPS, Op
 from agentkeys_core.sealing import seal
-from agentkeys_runtime.web.endpoints import Call, Endpoint
+from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import B64U, CAP, HEX32, ROW, closed
 from worker.admission import Admission, Admitted
 from worker.credentials import Outcome
@@ -44,6 +44,7 @@ def _endpoint(admission: Admission, op: Op, operation: Operation) -> Endpoint:
         path=f"/v1/{OPS[op].worker_class}/{op.value.partition('-')[2]}",
         summary=f"{op}: a co-signed cap and the body that it commits to; the answer is sealed to the cap's reply_key.",
         handler=handler,
+        given_back=always,
         body_limit=REQUEST_LIMIT,
         request=_REQUEST,
         response=_ANSWER,

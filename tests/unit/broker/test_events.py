@@ -14,11 +14,11 @@ import pytest
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import DeviceKey
+from agentkeys_core.proof import PROOF_HEADER
 from agentkeys_runtime.registry_client import RegistryChange
 from agentkeys_runtime.web.app import create_app
 from broker.change_feed import IN_ALL, KEPT, PER_DEVICE, PER_USER, ChangeFeed
 from broker.web.event_routes import event_endpoints
-from broker.web.session_routes import PROOF_HEADER
 from tests.fakes.https_app import https_app, loopback
 from tests.fakes.services_kit import Services
 from tests.unit.broker.visitor import Visit

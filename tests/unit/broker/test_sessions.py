@@ -13,10 +13,10 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ids import address_of, device_key_hash
 from agentkeys_core.keys import DeviceKey, ES256PublicKey
+from agentkeys_core.proof import PROOF_HEADER
 from broker import session_tokens
 from broker.keys import K1Keys
 from broker.sessions import PER_DEVICE, SESSION_S
-from broker.web.session_routes import PROOF_HEADER
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.test_store import session
 from tests.unit.broker.visitor import EMPTY, Visit, reason
@@ -83,7 +83,7 @@ def test_a_proof_of_another_time_tells_the_servers(visit: Visit) -> None:
 
 def test_a_request_without_a_proof_is_refused(visit: Visit) -> None:
     assert reason(visit.ask("sign-in", "POST", "/v1/session", proof="")) == "proof_invalid"
-    assert reason(visit.ask("sign-in", "POST", "/v1/session", proof="x.y")) == "invalid_encoding"
+    assert reason(visit.ask("sign-in", "POST", "/v1/session", proof="x.y")) == "proof_invalid"
 
 
 def test_a_signature_of_another_key_signs_nobody_in(visit: Visit) -> None:

@@ -11,8 +11,7 @@ from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ids import address_of, device_key_hash
 from agentkeys_core.keys import DeviceKey
-from agentkeys_core.proof import SessionProof
-from broker.web.session_routes import PROOF_HEADER
+from agentkeys_core.proof import PROOF_HEADER, SessionProof
 from tests.fakes.app_client import AppClient
 from tests.fakes.clock import StillClock
 from tests.fakes.services_kit import BROKER_ORIGIN

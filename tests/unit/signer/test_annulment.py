@@ -1,6 +1,5 @@
 """The host undoes a first bind by e-mail that the wrong person made, as long as nothing was released to it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,8 @@ from signer.attesting import Attesting
 from signer.hostsocket import HostSocket, HostSocketError, ask_host
 from signer.journal import JournalLine, LineKind, verify_journal
 from tests.fakes.evidence_kit import Issuer, Member, attesting, change_json, email_member, policy
-from tests.fakes.registry_kit import NOW, Opened, Person, opened
+from tests.fakes.registry_kit import NOW, Opened, Person, kind_of
 from tests.unit.core.refusal import refused
-from tests.unit.signer.test_registry_changes import kind_of
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 @pytest.fixture

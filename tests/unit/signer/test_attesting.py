@@ -1,6 +1,5 @@
 """AttestEnrol: evidence of each kind, what it must bind, and that none of it works twice, for two, or for another."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,12 @@ from tests.fakes.evidence_kit import (
     passkey_member,
     policy,
 )
-from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person, opened
+from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person
 from tests.unit.core.material import SoftwareK11
 from tests.unit.core.refusal import refused
 
 BAD = "invalid_evidence"
 CALLER = "bb" * 32
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """ID tokens as evidence for a first bind: whose, for whom, how old, bound to which keys, signed by which key."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,9 @@ from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.evidence import OidcEvidence
 from signer.attesting import Attesting
 from tests.fakes.evidence_kit import BLIND, CLIENT, ISSUER, Issuer, Member, attesting, policy
-from tests.fakes.registry_kit import NOW, Opened, opened
+from tests.fakes.registry_kit import NOW, Opened
 from tests.unit.core.refusal import refused
 from tests.unit.signer.test_attesting import BAD, attest, journalled
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 @pytest.fixture

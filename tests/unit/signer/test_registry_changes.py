@@ -1,47 +1,17 @@
 """What a master may change once it is enrolled, and what it may not."""
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from agentkeys_core.audit import AuditEnvelope, AuditRow, OpKind
+from agentkeys_core.audit import OpKind
 from agentkeys_core.changes import AddAgent
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.registry import Role, Tier
 from agentkeys_core.signed_change import SignedPair
-from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person, opened, with_signatures
+from tests.fakes.registry_kit import DOMAIN, NOW, UNAUTHORISED, Opened, Person, kind_of, with_signatures
 from tests.unit.core.refusal import refused
-
-UNAUTHORISED = "change_not_authorised"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
-
-
-@pytest.fixture
-def person(here: Opened) -> Person:
-    person = Person()
-    here.registry.apply(person.enrol())
-    return person
-
-
-@pytest.fixture
-def agent(here: Opened, person: Person) -> DeviceKey:
-    """An agent with `cred:openrouter`; the next nonce is 2."""
-    agent = DeviceKey.generate()
-    here.registry.apply(person.add_agent(agent, 1))
-    return agent
-
-
-def kind_of(row: bytes) -> int:
-    return AuditEnvelope.parse(AuditRow.parse(row).envelope).op_kind
-
 
 # --- AddAgent
 

@@ -5,7 +5,6 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ from signer.journal import verify_journal
 from signer.registry_head import GENESIS, RegistryHead, chained, mac_message
 from tests.fakes.registry_kit import DOMAIN, REGISTRY_ID, Opened, Person, SetClock, opened
 from tests.unit.core.refusal import refused
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 def enrolled(signer: Opened) -> tuple[Person, DeviceKey]:

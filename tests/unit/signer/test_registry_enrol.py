@@ -1,6 +1,5 @@
 """The first bind: K10 and K11 of the new device, and the user's own wallet, over one digest."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from agentkeys_core.signed_change import SignedChange
 from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person, opened, with_signatures
 from tests.unit.core.material import SoftwareK11
 from tests.unit.core.refusal import refused
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 def test_enrols_a_first_master_with_every_role(here: Opened) -> None:

@@ -1,8 +1,7 @@
 """Further masters: let in by a quorum and a Pair, given roles, revoked by the others; thresholds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,34 +11,9 @@ from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.registry import ALL_ROLES, Role
 from agentkeys_core.signed_change import SignedChange
-from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person, opened, with_signatures
+from tests.fakes.registry_kit import DOMAIN, NOW, UNAUTHORISED, Opened, Person, kind_of, with_signatures
 from tests.unit.core.material import SoftwareK11
 from tests.unit.core.refusal import refused
-from tests.unit.signer.test_registry_changes import kind_of
-
-UNAUTHORISED = "change_not_authorised"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
-
-
-@pytest.fixture
-def first(here: Opened) -> Person:
-    """A user with one master; the next nonce is 1."""
-    person = Person()
-    here.registry.apply(person.enrol())
-    return person
-
-
-@pytest.fixture
-def second(here: Opened, first: Person) -> Person:
-    """Their second master; the next nonce is 2."""
-    other = first.second()
-    here.registry.apply(first.add_master(other, 1))
-    return other
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A master's new K10: at once by the old key, after 72 hours without it; frozen away, revoked away, replaced."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,35 +11,21 @@ from agentkeys_core.keys import DeviceKey
 from agentkeys_core.registry import PendingRotation
 from agentkeys_core.signed_change import SignedChange
 from signer.journal import verify_journal
-from tests.fakes.registry_kit import DOMAIN, NOW, Opened, Person, SetClock, opened, with_signatures
+from tests.fakes.registry_kit import (
+    DOMAIN,
+    NOW,
+    UNAUTHORISED,
+    Opened,
+    Person,
+    SetClock,
+    kind_of,
+    opened,
+    with_signatures,
+)
 from tests.unit.core.material import SoftwareK11
 from tests.unit.core.refusal import refused
-from tests.unit.signer.test_registry_changes import kind_of
 
-UNAUTHORISED = "change_not_authorised"
 DELAY = 72 * 3600
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
-
-
-@pytest.fixture
-def first(here: Opened) -> Person:
-    """A user with one master; the next nonce is 1."""
-    person = Person()
-    here.registry.apply(person.enrol())
-    return person
-
-
-@pytest.fixture
-def second(here: Opened, first: Person) -> Person:
-    """Their second master; the next nonce is 2."""
-    other = first.second()
-    here.registry.apply(first.add_master(other, 1))
-    return other
 
 
 def later(here: Opened, *people: Person, seconds: int = DELAY) -> None:

@@ -10,19 +10,10 @@ from agentkeys_core.audit import OpKind
 from agentkeys_core.keys import DeviceKey
 from agentkeys_core.ops import ObjectClass, Op
 from agentkeys_runtime.registry_wire import operator_from_message, operator_to_message
-from tests.fakes.registry_kit import Opened, Person, opened
+from tests.fakes.registry_kit import UNAUTHORISED, Opened, Person, kind_of
 from tests.fakes.services_kit import Services, services_in
 from tests.unit.core.refusal import refused
-from tests.unit.signer.test_registry_changes import kind_of
 from tests.unit.signer.world import World, world_in
-
-UNAUTHORISED = "change_not_authorised"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Which K4 an actor's wallet is: fixed when the actor was registered, whatever epoch is current later."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from agentkeys_core.audit import OpKind
 from agentkeys_core.keys import DeviceKey
@@ -13,12 +10,6 @@ from signer.ports import WalletRef
 from signer.registry_effects import Effects, Enrolment
 from tests.fakes.registry_kit import NOW, Opened, Person, opened
 from tests.unit.core.refusal import refused
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Opened]:
-    with opened(tmp_path) as signer:
-        yield signer
 
 
 def advance(signer: Opened, epoch: int) -> None:

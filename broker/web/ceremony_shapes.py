@@ -1,0 +1,125 @@
+"""What the routes of all ceremonies have in common: how one begins, what its device hears, what a person is shown."""
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Final, Protocol
+
+from agentkeys_core.encoding import fields, strict_json
+from agentkeys_core.errors import Reason
+from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
+from agentkeys_core.shapes import text
+from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page, always
+from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
+from broker.ceremonies.steps import detail_of, fingerprint
+from broker.ports import Ceremony, CeremonyState
+from broker.web.pages import Pages
+
+#: The field of a form in which somebody types how the device begins.
+TYPED: Final = "device"
+#: Beginning one keeps something, and may send a mail.
+CEREMONY_PRICE: Final = 5
+_STATES: Final = [state.value for state in CeremonyState]
+#: A ceremony, for the device that began it.
+CEREMONY: Final = closed(
+    {
+        "device": {"type": "string", "description": "what people compare; pages leave out its first four digits"},
+        "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
+        "expires_at": SECONDS,
+        "id": HEX16,
+        "id_token": {"type": "string", "description": "oidc, once confirmed"},
+        "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
+        "passkey": closed({"credential_id": B64U, "x": B64U, "y": B64U}),
+        "state": {"type": "string", "enum": _STATES},
+    },
+    optional=("evidence", "id_token", "page", "passkey"),
+)
+
+
+class WithPage(Protocol):
+    """A ceremony that goes on at a page."""
+
+    @property
+    def ceremony(self) -> Ceremony:
+        """As it begins."""
+
+    @property
+    def page(self) -> str:
+        """Where."""
+
+
+def begins(
+    path: str, summary: str, begin: Callable[[Call], Mapping[str, object]], *, request: JsonSchema, body_limit: int
+) -> Endpoint:
+    """The route where a device begins a ceremony, by a proof over a challenge of ours."""
+    return Endpoint(
+        method="POST",
+        path=path,
+        summary=summary,
+        handler=begin,
+        proof="sign-in",
+        price=CEREMONY_PRICE,
+        body_limit=body_limit,
+        request=request,
+        response=CEREMONY,
+    )
+
+
+def shown_by(path: str, summary: str, page: Callable[[str], Page], pages: Pages, *, waits: bool = False) -> Endpoint:
+    """The page of whoever has a link: its last part is the secret. Looking changes nothing."""
+    return Endpoint(
+        method="GET",
+        path=path,
+        summary=f"{summary} Looking changes nothing.",
+        handler=lambda call: page(call.path["secret"]),
+        given_back=always,
+        refusal=pages.refused,
+        variable=B64U,
+        waits=waits,
+    )
+
+
+def static_file(path: str, summary: str, name: str, media: str, pages: Pages) -> Endpoint:
+    """A file that pages load; `name` is that of a file among our templates."""
+    content = files("broker.web").joinpath("templates", name).read_text()
+    return Endpoint(
+        method="GET",
+        path=path,
+        summary=summary,
+        handler=lambda _: Page(html=content, media=media),
+        price=0,
+        refusal=pages.refused,
+        media=media,
+        quiet=True,
+    )
+
+
+def told_with_page(begun: WithPage) -> dict[str, object]:
+    """What the device hears when a ceremony begins at a page."""
+    return {**told(begun.ceremony), "page": begun.page}
+
+
+def told(ceremony: Ceremony) -> dict[str, object]:
+    """What the device that began a ceremony hears of it."""
+    found: dict[str, object] = {
+        "device": fingerprint(ceremony.device),
+        "expires_at": ceremony.expires_at,
+        "id": ceremony.id.hex(),
+        "state": ceremony.state.value,
+    }
+    if ceremony.state is not CeremonyState.CONFIRMED:
+        return found
+    detail = detail_of(ceremony)
+    if "id_token" in detail:
+        found["id_token"] = detail["id_token"]
+    if "passkey_x" in detail:
+        found["passkey"] = {name: detail[f"passkey_{name}"] for name in ("credential_id", "x", "y")}
+    if "evidence" in detail:
+        data = detail["evidence"].encode()
+        found["evidence"] = strict_json(data, limit=MAX_EVIDENCE_BYTES, reason=Reason.INTERNAL)
+    return found
+
+
+def typed_in(call: Call) -> str:
+    """What somebody typed into a form whose only field that is. Raises `invalid_body`, `unknown_fields`."""
+    members = fields(call.form(), required=(TYPED,), reason=Reason.INVALID_BODY)
+    return text(members[TYPED], TYPED, reason=Reason.INVALID_BODY)
