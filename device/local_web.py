@@ -50,6 +50,8 @@ _FORGET: Final = ("Clear-Site-Data", '"storage"')
 _FRESH_TRIES: Final = 16
 _BASE_BYTES: Final = 16
 _LOST: Final = "Open the address that your terminal shows.\n"
+#: What a browser says of it.
+_WINDOW: Final = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 _KINDS: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -170,9 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _led_here(self) -> bool:
         """Whether a page of another port of this machine, as the console is, has opened a window with this one."""
-        asked = ("Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest")
-        found = tuple(self.headers.get(name) for name in asked)
-        return self.headers.get_all("Host") == [self.server.host] and found == ("same-site", "navigate", "document")
+        if self.headers.get_all("Host") != [self.server.host]:
+            return False
+        return all(self.headers.get(name) == said for name, said in _WINDOW.items())
 
     def _has_token(self) -> bool:
         return hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.site.token.encode())

@@ -247,6 +247,7 @@ def test_the_console_has_k11_asked_on_a_page_of_its_own(
             page.keyboard.press("Enter")
         address = opened.value.url
         assert address.startswith(f"http://localhost:{K11_PORT}/")
+        expect(opened.value.locator("#digest")).to_have_text(digest)  # another port's window is served
         opened.value.close()
         touched.goto("about:blank")  # the authenticator lives with its page
         touched.goto(str(page.get_by_role("link", name="Approve with K11 …").get_attribute("href")))

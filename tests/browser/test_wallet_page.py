@@ -135,6 +135,7 @@ def test_one_sitting_from_the_wallet_to_a_session(page: Page, wallet: BrowserWal
     me = somebody("whoami").data
     assert (me["status"], me["wallet"]) == ("registered", wallet.account(1))
     assert wallet.asked.count("eth_signTypedData_v4") == wallet.asked.count("personal_sign") == 1
+    assert wallet.asked[-1] == "wallet_revokePermissions"  # whoever has this port later is not connected
     assert not somebody.deployment.identity.sessions_left()
 
 

@@ -174,6 +174,7 @@ async function listen(after) {
     watchers.clear();
     if (task.kind === "end") {
       show(task.title, ...task.lines.map((line) => made("p", line)));
+      if (wallet) await Promise.race([leave(wallet).catch(() => {}), new Promise((resolve) => { setTimeout(resolve, 1000); })]);
       if (task.close) window.close(); // which a browser allows for a window that something else opened
       return;
     }

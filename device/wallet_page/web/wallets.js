@@ -81,6 +81,11 @@ async function accounts(wallet) {
   return found;
 }
 
+// Whoever has this port later shall not find the wallet connected to it. Wallets that do not know how keep it.
+async function leave(wallet) {
+  await wallet.provider.request({ method: "wallet_revokePermissions", params: [{ eth_accounts: {} }] });
+}
+
 const same = (one, other) => one.toLowerCase() === other.toLowerCase();
 
 // The account that must sign; refused early where the wallet has gone to another one meanwhile.

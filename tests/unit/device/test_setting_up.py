@@ -119,7 +119,6 @@ def test_wallet_key_file_must_be_private_and_a_key(person: Callable[[str], Perso
     made.wallet_file.write_bytes(b"\xff\xfe")
     assert made.init().reason == "bad_file"
     assert made.init("--wallet", "0x12").code == 2
-    assert made.init("--k11", "software").code == 2  # no wallet named
 
 
 def test_wallet_and_wallet_file_must_agree(person: Callable[[str], Person]) -> None:
