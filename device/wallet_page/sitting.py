@@ -47,7 +47,7 @@ class Sitting:
         self._ceremony: Ceremony | None = None
         self._stopped = False
         self._last_words: Mapping[str, object] | None = None
-        self._heard = False
+        self._seen = self._heard = False
 
     def ask(self, task: Task) -> None:
         """Have the person answer. Raises `declined` or `k11_timeout`."""
@@ -81,7 +81,7 @@ class Sitting:
         with self._changed:
             self._last_words = {"close": close, "kind": "end", "lines": list(lines), "title": title}
             self._changed.notify_all()
-            if self._number:
+            if self._seen:
                 self._changed.wait_for(lambda: self._heard, FAREWELL_S)
 
     def knows(self, method: str, target: str) -> bool:
@@ -93,6 +93,7 @@ class Sitting:
         """The question after the one of that number, as soon as there is one."""
         after = _number_of(target)
         with self._changed:
+            self._seen = True
             self._changed.wait_for(lambda: self._last_words is not None or self._asks(after), WAIT_S)
             ceremony = self._ceremony
             if self._last_words is not None:

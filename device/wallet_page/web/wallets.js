@@ -47,20 +47,19 @@ function legacy() {
 const shown = () => [...wallets, ...legacy()];
 
 // EIP-1193, and what wallets add to it, in words; anything else that a wallet says is shown as its words.
-const REFUSALS = {
-  4001: "You rejected that in your wallet. Nothing was signed.",
-  4100: "Your wallet has not let this page see that account.",
-  4200: "That wallet cannot do this.",
-  4900: "Your wallet is not connected.",
-  4901: "Your wallet is not connected.",
-  [-32002]: "Your wallet is still asking you something: open it, answer there, and try again.",
-};
+const REFUSALS = new Map([
+  [4001, "You rejected that in your wallet. Nothing was signed."],
+  [4100, "Your wallet has not let this page see that account."],
+  [4200, "That wallet cannot do this."],
+  [4900, "Your wallet is not connected."],
+  [4901, "Your wallet is not connected."],
+  [-32002, "Your wallet is still asking you something: open it, answer there, and try again."],
+]);
 
 function refusal(error) {
   try {
-    const words = REFUSALS[error.code];
-    if (words) return words;
-    return `Your wallet says: ${plain(error.message, 200) || "no reason"}`;
+    const words = REFUSALS.get(error.code);
+    return words || `Your wallet says: ${plain(error.message, 200) || "no reason"}`;
   } catch {
     return "Your wallet failed.";
   }

@@ -64,6 +64,8 @@ def test_init_prints_typed_data_and_goes_on_with_the_wallets_signature(
     assert (
         made.init("--wallet", "0x" + wallet.address.hex()).data["digest"] == asked.data["digest"]
     )  # asks for the same
+    unnamed = made("init", *made.profile_words(), "--k11", "software")
+    assert unnamed.data["digest"] == asked.data["digest"]  # and opens no page while that waits
     wrong = made.init("--wallet-signature", DeviceKey.generate().sign_recoverable(digest).hex())
     assert (wrong.code, wrong.reason) == (2, "wallet_signature_invalid")
     done = made.init("--wallet-signature", "0x" + wallet.sign_recoverable(digest).hex())

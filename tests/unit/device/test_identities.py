@@ -15,6 +15,7 @@ from device.identities.email import bind_by_email
 from device.k11.port import K11Kind
 from signer.adapters.issuer_keys import JwksFile
 from signer.evidence_check import EvidencePolicy, PinnedIssuer, verifier
+from tests.fakes.k11_port import k11_port
 from tests.unit.device.broker_ceremonies import OneProvider
 from tests.unit.device.deployment import Deployment, problem
 from tests.unit.device.identity_kit import (
@@ -222,13 +223,18 @@ def test_an_enrol_that_went_through_is_not_taken_for_a_wallets(world: World, per
     assert ada("whoami").data["status"] == "registered"
 
 
-def test_no_wallet_of_ones_own_is_asked_to_sign_for_another_identity(world: World, person: Named) -> None:
-    """What waits is for a wallet that the signer holds: init for an own wallet asks which one."""
+def test_no_wallet_of_ones_own_is_asked_to_sign_for_another_identity(
+    world: World, person: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is for a wallet that the signer holds: init for an own wallet asks which one, on its page."""
+    monkeypatch.setattr("device.wallet_page.sitting.TIMEOUT_S", 0.01)
     world.deployment.hooks["broker", ATTEST_EMAIL] = lambda _: problem(Reason.SIGNER_UNREACHABLE, 503)
     ada = person("ada")
     assert ada.init(*BY_EMAIL).reason == "signer_unreachable"
-    unnamed = ada.init("--identity", "evm")
-    assert (unnamed.code, unnamed.reason) == (2, "usage")
+    with k11_port():
+        unnamed = ada.init("--identity", "evm")
+    assert unnamed.reason == "k11_timeout"
+    assert "Open this page in the browser that has your wallet" in unnamed.err
     wallet = json.loads((ada.home / "pending-enrol.json").read_bytes())["change"]["message"]["wallet"]
     assert ada.init("--wallet", wallet).data["typed_data"]["message"]["walletEpoch"] == 0
 
