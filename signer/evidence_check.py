@@ -143,6 +143,7 @@ def _payload(token: str) -> bytes:
     parts = token.split(".")
     if len(parts) != _SEGMENTS:
         raise _refuse("not a compact JWS")
+    _claims(b64u_decode(parts[0], reason=_BAD))  # a header that nests without end must not reach the library
     return b64u_decode(parts[1], reason=_BAD)
 
 

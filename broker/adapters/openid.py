@@ -116,6 +116,7 @@ class Provider:
         )
         headers = {"Accept": _JSON, "Content-Type": _FORM, **self._authorization()}
         answered = self._fetch(Ask(address=endpoint, headers=headers, body=body))
+        strict_json(answered, limit=MAX_ANSWER, reason=_BAD)  # what nests without end must not reach the library
         try:
             answer = client.parse_request_body_response(answered.decode())
         except OAuth2Error as error:

@@ -101,6 +101,7 @@ def test_the_provider_of_these_tests_is_believed_where_it_does_no_harm(
         {"sub": "s" * 256},
         {"sub": "\u202es"},
         {"sub": "\ud800"},
+        {"email": "\ud800@x"},
         {"groups": "x" * MAX_ID_TOKEN_BYTES},
     ],
     ids=str,
@@ -114,7 +115,7 @@ def test_a_token_that_says_anything_else_binds_nobody(
     assert outcome(world, evil) == "invalid_evidence"
 
 
-@pytest.mark.parametrize("email", ["\ud800@x", "\u202emoc.live@mitciv", "x" * 255, 7, "a\nb"], ids=str)
+@pytest.mark.parametrize("email", ["\u202emoc.live@mitciv", "x" * 255, 7, "a\nb"], ids=str)
 def test_people_are_shown_no_name_that_reads_as_something_else(
     world: IdentityWorld, evil: HostileProvider, email: object
 ) -> None:

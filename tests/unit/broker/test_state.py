@@ -1,5 +1,6 @@
 """K1 on disk, the counters, the configuration and the command line."""
 
+import hashlib
 import json
 import os
 import stat
@@ -27,6 +28,8 @@ from broker.keyfile import (
     prepare_key,
     promote_key,
 )
+
+ISSUERS = ("https://accounts.example.com", "https://login.example.org/tenant")
 
 
 def pem(curve: ec.EllipticCurve) -> bytes:
@@ -238,3 +241,22 @@ def test_a_bad_configuration_ends_with_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_address_to_register_at_each_provider_is_printed(tmp_path: Path) -> None:
+    config = tmp_path / "broker.toml"
+    tables = "".join(f'[[providers]]\nissuer = "{issuer}"\nclient_id = "c"\n' for issuer in ISSUERS)
+    config.write_text(
+        'trust_domain = "keys.test"\nlisten = "127.0.0.1:0"\norigin = "https://broker.test"\nregistry_id = "ab"\n'
+        'state_dir = "state"\n[tls]\ncertificate = "c"\nkey = "k"\nca = "a"\n'
+        f'[signer]\naddress = "127.0.0.1:1"\nserver_name = "signer.keys.test"\n{tables}'
+    )
+    done = command("providers", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    ways = [hashlib.sha256(issuer.encode()).hexdigest()[:32] for issuer in ISSUERS]
+    callback = "https://broker.test/identity/oidc/callback"
+    assert done.stdout.splitlines() == [
+        line
+        for issuer, way in zip(ISSUERS, ways, strict=True)
+        for line in (f"issuer    {issuer}", f"redirect  {callback}/{way}")
+    ]

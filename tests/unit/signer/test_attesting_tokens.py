@@ -7,6 +7,7 @@ from typing import Any
 import jwt
 import pytest
 
+from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.evidence import OidcEvidence
 from signer.attesting import Attesting
 from tests.fakes.evidence_kit import BLIND, CLIENT, ISSUER, Issuer, Member, attesting, policy
@@ -152,7 +153,15 @@ def _payload_exchanged(alice: Member, issuer: Issuer, enrol: Any, tmp: Path) -> 
     return OidcEvidence(id_token=f"{good[0]}.{other[1]}.{good[2]}", blind=BLIND).encode()
 
 
-@pytest.mark.parametrize("bent", [_signed_by_another, _without_kid, _unsigned, _symmetric, _cut, _payload_exchanged])
+def _nested(alice: Member, issuer: Issuer, enrol: Any, tmp: Path) -> bytes:
+    """Of a header that nests without end no parser of the library may hear: it would fail by no name."""
+    good = issuer.token(alice.claims(enrol)).split(".")
+    return OidcEvidence(id_token=f"{b64u_encode(b'[' * 20_000)}.{good[1]}.{good[2]}", blind=BLIND).encode()
+
+
+@pytest.mark.parametrize(
+    "bent", [_signed_by_another, _without_kid, _unsigned, _symmetric, _cut, _payload_exchanged, _nested]
+)
 def test_refuses_a_token_that_its_issuer_did_not_sign(
     here: Opened, desk: Attesting, issuer: Issuer, tmp_path: Path, bent: Callable[..., bytes]
 ) -> None:
