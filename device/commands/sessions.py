@@ -19,7 +19,7 @@ app = typer.Typer(
 _MIN_DIGITS: Final = 8
 
 
-@app.command("list")
+@app.command("list", short_help="List the sessions that have not ended.")
 def list_command(context: typer.Context) -> None:
     """List the sessions of this user that have not ended, as the broker tells of them."""
     with opened(context) as device:
