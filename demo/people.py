@@ -22,6 +22,13 @@ from device.show import Show
 COMMAND_LIMIT_S = 60
 
 
+class _Silent(Show):
+    """Says nothing beside the story that is told."""
+
+    def warn(self, text: str) -> None:
+        """What a person would be told is in the story."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a command line ended: exit code, the JSON document on stdout, and the reason where it was refused."""
@@ -72,7 +79,7 @@ class Person:
     @contextmanager
     def opened(self) -> Iterator[Device]:
         """Open the device as the command does, in this process: for what a drill prepares."""
-        with Home.open(self.home) as home, Device.open(home, Show(as_json=True, yes=True)) as device:
+        with Home.open(self.home) as home, Device.open(home, _Silent(as_json=True, yes=True)) as device:
             yield device
 
     @property
@@ -118,7 +125,7 @@ def pair_quickly(stack: Stack, master: Person, label: str, services: tuple[str, 
     profile = confirmed_profile(str(stack.profile), stack.profile_hash)
     with (
         Home.open(agent.home, create=True) as home,
-        set_up(home, profile, Show(as_json=True, yes=True)) as device,
+        set_up(home, profile, _Silent(as_json=True, yes=True)) as device,
         master.opened() as owner,
     ):
         offer = make_offer(device, master.who.operator, label=label)

@@ -237,7 +237,7 @@ def test_by_a_passkey_and_a_security_key(user: User, parts: Parts, context: Brow
         go(address(terminal, K11_PAGE, after=1), "Approve")
         page.goto(address(terminal, broker_page, after=1))
         type_beginning(page, device_shown(terminal))
-        enrolment = re.findall(r"enrolment +([0-9a-f]{64})", terminal.until("enrolment"))[-1]
+        enrolment = re.findall(r"enrolment +([0-9a-f]{64})", terminal.until(r"enrolment +[0-9a-f]{64}"))[-1]
         expect(page.locator("main")).to_contain_text(enrolment)
         press(page, "Use the passkey")
         done(page)

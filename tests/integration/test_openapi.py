@@ -66,7 +66,7 @@ def test_no_route_breaks_its_own_description(wired: Wired, service: str, tmp_pat
             assert reasons - UNPROVED, f"nobody got past the proof of {name}"
         else:
             assert not reasons & UNPROVED - BY_CAP, f"{name} wants a proof that its description does not name"
-        assert not is_capped(name) or None in reasons, f"nobody was granted {name}"
+        assert not is_capped(name) or None in reasons, f"nobody was granted {name}: {reasons}"
     assert not [answer for answer in answers if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR]
 
 

@@ -125,6 +125,7 @@ def test_what_a_browser_keeps_for_us_proves_nothing(services: Services) -> None:
         {"Origin": f"https://{EVIL}"},
         {"Origin": f"https://{EVIL}", "Sec-Fetch-Site": "cross-site"},
         {"Origin": f"{BROKER_ORIGIN}.{EVIL}"},
+        {"Origin": "http://["},
         {"Origin": f"https://service.test@{EVIL}"},
     ],
     ids=str,
