@@ -44,8 +44,8 @@ class Show:
         self.as_json = as_json
         self.asked_by = asked_by
         self._yes = yes
-        self._err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
-        self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+        self._out = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
         self._warned = False
         self._shown: bytes | None = None
 

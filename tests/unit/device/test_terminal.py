@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from device.intent import Intent
+from device.show import Show
 from tests.unit.device.conftest import Person
 from tests.unit.device.terminal import Terminal
 
@@ -73,3 +75,11 @@ def test_value_comes_from_standard_input(master: Person, monkeypatch: pytest.Mon
         assert master("cred", "put", "x").code == 0
     monkeypatch.undo()
     assert master("cred", "get", "x", as_json=False).out == "from a pipe\n"
+
+
+def test_words_between_colons_stay_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is shown is what is signed: no picture takes the place of a text."""
+    Show().about(Intent(title="pay :key:", lines=(("to", "a :heavy_dollar_sign: b"),), digest=bytes(32)))
+    shown = capsys.readouterr().err
+    assert "pay :key:" in shown
+    assert "a :heavy_dollar_sign: b" in shown
