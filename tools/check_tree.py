@@ -11,7 +11,7 @@ LONGEST_MODULE = 400
 #: Shorter rows of a table, heads above all, may well say the same.
 LONG_ROW = 40
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
-WEB_STACK = ("starlette==", "uvicorn==", "httpx==")
+WEB_STACK = ("starlette==", "uvicorn==", "httpx==", "httpcore==")
 
 
 def tracked() -> list[Path]:
