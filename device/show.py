@@ -48,6 +48,7 @@ class Show:
         self._out = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
         self._warned = False
         self._shown: bytes | None = None
+        self._intent: Intent | None = None
 
     def note(self, text: str) -> None:
         """A line on stderr for people."""
@@ -129,7 +130,8 @@ class Show:
         self._err.print(escape(request), soft_wrap=True)
 
     def signing(self, intent: Intent) -> None:
-        """Show what is about to be signed."""
+        """Show what is about to be signed; in `json` mode where somebody is asked to agree to it."""
+        self._intent = intent
         if not self.as_json:
             self._draw(intent)
 
@@ -184,6 +186,9 @@ class Show:
         if self._yes:
             return
         self.need_person(instead=instead)
+        if self._intent is not None:
+            self.about(self._intent)
+            self._intent = None
         self._err.print(f"{escape(clean(question))} [y/N] ".replace("[y/N]", "\\[y/N]"), end="")
         if input().strip().lower() not in ("y", "yes"):
             raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")
