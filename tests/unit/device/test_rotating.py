@@ -273,6 +273,17 @@ def test_a_new_key_that_was_revoked_since_takes_no_place(
     assert key_in(first, "k10-next.json") == coming
 
 
+def test_a_new_key_that_is_gone_takes_no_place(registry: RealRegistry, deployment: Deployment, first: Person) -> None:
+    old = device_of(first)
+    with hooked(deployment, applied_unheard(registry)):
+        assert first("device", "rotate").reason == "unreachable"
+    (first.home / "k10-next.json").unlink()
+    refused = first("device", "rotate")
+    assert (refused.code, refused.reason) == (2, "bad_file")
+    assert "k10-next.json" in refused.err
+    assert key_in(first, "k10.json") == old
+
+
 # --- what is kept is given up only for good
 
 
