@@ -13,6 +13,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11_PORT
 from device.errors import DeviceError, Trouble
 from device.local_web import JSON, MAX_ANSWER_BYTES, Reply, serving
+from device.visible import visible
 
 TIMEOUT_S: Final = 300.0
 #: The answer of whoever does not approve.
@@ -36,13 +37,13 @@ class Task:
     accept: Callable[[object], None]
 
     def to_json(self) -> bytes:
-        """What the page is given."""
+        """What the page is given: texts as they may be shown."""
         members = {
             "digest": self.digest,
             "kind": self.kind,
-            "lines": self.lines,
+            "lines": [(visible(name), visible(value)) for name, value in self.lines],
             "options": self.options,
-            "title": self.title,
+            "title": visible(self.title),
         }
         return json.dumps(members).encode()
 
