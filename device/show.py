@@ -48,6 +48,7 @@ class Show:
         self._out = Console(highlight=False, markup=False, emoji=False)
         self._warned = False
         self._shown: bytes | None = None
+        self._intent: Intent | None = None
 
     def note(self, text: str) -> None:
         """A line on stderr for people."""
@@ -125,7 +126,8 @@ class Show:
         self._say(request, whole=True)
 
     def signing(self, intent: Intent) -> None:
-        """Show what is about to be signed."""
+        """Show what is about to be signed; in `json` mode where somebody is asked to agree to it."""
+        self._intent = intent
         if not self.as_json:
             self._draw(intent)
 
@@ -180,6 +182,9 @@ class Show:
         if self._yes:
             return
         self.need_person(instead=instead)
+        if self._intent is not None:
+            self.about(self._intent)
+            self._intent = None
         self._err.print(f"{visible(question)} [y/N] ", end="", soft_wrap=True)
         if input().strip().lower() not in ("y", "yes"):
             raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")

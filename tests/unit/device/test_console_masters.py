@@ -251,7 +251,7 @@ def test_who_was_never_registered_gets_no_key_in_a_lost_ones_place(
         assert identity is not None
         replace(identity, registered=False).save(home)
     (first.home / "k10.json").unlink()
-    assert first("console").reason == "not_initialised"
+    assert first("console").reason == "k10_missing"
     assert not any((folder / "k10.json").exists() for folder in (machine.home, first.home))
 
 
