@@ -18,6 +18,8 @@ from device.visible import visible
 TIMEOUT_S: Final = 300.0
 #: The answer of whoever does not approve.
 DECLINED: Final = b'{"declined":true}'
+#: The answer of whoever agrees to what needs no key.
+CONFIRMED: Final = b'{"confirmed":true}'
 _PACKAGE: Final = "device.k11"
 
 
@@ -50,9 +52,10 @@ class Task:
 
 @dataclass(slots=True, kw_only=True)
 class Ceremony:
-    """A task and its one answer, shared between the threads that serve it."""
+    """A task and its one answer, shared between the threads that serve it; `id` tells it from every other."""
 
     task: Task
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
     done: threading.Event = field(default_factory=threading.Event)
     error: DeviceError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
