@@ -1,6 +1,6 @@
 """The device's own audit chain: fetched, written to a file, and verified without any server."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -15,6 +15,7 @@ from device.client import ask
 from device.errors import DeviceError, Trouble
 from device.identity import remember
 from device.learn import actor_of
+from device.paging import paged
 from device.session import Device
 
 #: Rows are about 1 KiB; a page stays far below the size of an answer.
@@ -98,23 +99,28 @@ def fetch_rows(device: Device, service: str = AUDIT_OWN) -> tuple[AuditRow, ...]
     """Return all rows of this device's actor, or with `audit:tree` of all actors of its operator, unverified.
 
     Raises:
-        DeviceError: `answer_not_trusted` for pages that do not go forward; otherwise as `ask`.
+        DeviceError: `answer_not_trusted` for pages that do not go forward, or hold more than an export may;
+            otherwise as `ask`.
     """
     rows: list[AuditRow] = []
-    after: int | None = None
-    while True:
+    size = 0
+
+    def page(after: int | None) -> tuple[Sequence[AuditRow], int | None]:
+        nonlocal size
         body = AuditListBody(after=after, limit=PAGE).encode()
-        reply = ask(device, Op.AUDIT_LIST, Service.parse(service, Op.AUDIT_LIST), body)
+        answer = ask(device, Op.AUDIT_LIST, Service.parse(service, Op.AUDIT_LIST), body).plaintext or b""
+        size += len(answer)
+        if size > MAX_EXPORT_BYTES:
+            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"the audit rows have more than {MAX_EXPORT_BYTES} bytes")
         try:
-            page = AuditAnswer.parse(reply.plaintext or b"")
+            found = AuditAnswer.parse(answer)
         except KeyServiceError as exc:
             raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"audit rows: {exc}") from exc
-        rows += page.rows
-        if page.next is None:
-            return tuple(rows)
-        if page.next <= (-1 if after is None else after):
-            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the audit rows do not go forward")
-        after = page.next
+        return found.rows, found.next
+
+    for found in paged(page, limit=PAGE):
+        rows += found
+    return tuple(rows)
 
 
 def export_own(device: Device) -> tuple[Export, Verdict]:

@@ -1,17 +1,27 @@
 """Stored objects of any class: put, get, list, remove. `credentials` and `memories` say which class is meant."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentkeys_core.audit import AuditRow, OpKind
-from agentkeys_core.bodies import EMPTY_BODY, DeleteAnswer, FetchAnswer, ListAnswer, ListBody, StoreAnswer, StoreBody
+from agentkeys_core.bodies import (
+    EMPTY_BODY,
+    DeleteAnswer,
+    FetchAnswer,
+    ListAnswer,
+    ListBody,
+    ListedName,
+    StoreAnswer,
+    StoreBody,
+)
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import OPS, Op, Service, k11_required, owner_of
 from agentkeys_core.registry import MASTER
 from device.client import Prepared, Reply, ask, at_current_epoch, prepare, send
 from device.errors import DeviceError, Trouble
+from device.paging import paged
 from device.session import Device
 from device.trust import check_released, check_stored_row
 
@@ -82,27 +92,25 @@ def listed(kind: ObjectKind, device: Device) -> Iterator[tuple[str, bytes]]:
     Raises:
         DeviceError: `answer_not_trusted` for a malformed name or a list that does not go forward; otherwise as `ask`.
     """
-    after: str | None = None
-    while True:
-        asked = after
-        body = ListBody(after=asked, limit=_PAGE).encode()
-        reply = ask(device, kind.listing, kind.service("list", kind.listing), body)
+    service = kind.service("list", kind.listing)
+
+    def page(after: str | None) -> tuple[Sequence[ListedName], str | None]:
+        reply = ask(device, kind.listing, service, ListBody(after=after, limit=_PAGE).encode())
         try:
-            page = ListAnswer.parse(reply.plaintext or b"")
-            for entry in page.names:
+            found = ListAnswer.parse(reply.plaintext or b"")
+            for entry in found.names:
                 kind.service(entry.name, kind.read)
         except KeyServiceError as exc:
             raise _not_trusted("the list", exc) from exc
-        for entry in page.names:
-            if after is not None and entry.name <= after:
+        return found.names, found.next
+
+    last = ""
+    for names in paged(page, limit=_PAGE):
+        for entry in names:
+            if entry.name <= last:
                 raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the list is out of order")
             yield entry.name, entry.store
-            after = entry.name
-        if page.next is None:
-            return
-        if page.next < (after or "") or page.next == asked:
-            raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the list does not go forward")
-        after = page.next
+            last = entry.name
 
 
 def current_store(kind: ObjectKind, device: Device, name: str) -> bytes | None:

@@ -20,8 +20,8 @@ from device.session import Device
 
 #: Reads the registry; for what only the state can tell.
 State = Callable[[], OperatorState]
-#: A freeze stops everything, so K10 alone does it.
-_WITHOUT_K11: Final = frozenset({"freeze"})
+#: A freeze stops everything: K10 alone does it, and it waits for nothing else.
+_URGENT: Final = frozenset({"freeze"})
 
 
 def change(apply: Callable[[Device], Receipt], done: str) -> Work:
@@ -124,8 +124,8 @@ _ACTIONS: Final[Mapping[str, Callable[[Form, State], Work]]] = {
 
 
 def action_of(form: Form, state: State) -> tuple[Work, bool]:
-    """Return the work that a form asks for, and whether it needs K11. Raises `usage`, `bad_file`, `no_such_device`."""
+    """Return the work that a form asks for, and whether it is urgent. Raises `usage`, `bad_file`, `no_such_device`."""
     what = form.one("what")
     if what not in _ACTIONS:
         raise DeviceError(Trouble.USAGE, "no such action")
-    return _ACTIONS[what](form, state), what not in _WITHOUT_K11
+    return _ACTIONS[what](form, state), what in _URGENT

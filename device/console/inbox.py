@@ -4,6 +4,8 @@ One thing at a time, so that what is decided is what was shown.
 """
 
 import secrets
+import threading
+from dataclasses import dataclass
 from typing import Final
 
 from agentkeys_core.encoding import strict_json
@@ -21,20 +23,26 @@ from device.session import Device
 _OFFER: Final = "agentkeys-pair"
 
 
-class Inbox:
-    """At most one thing. `id` names it: a form that names another one decides nothing.
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What lies here. `id` names it; `by_link` says that the text of a QR code named the pairing hash."""
 
-    `by_link` says that the text of a QR code named the pairing hash.
-    """
+    id: str
+    found: Claimed | Offer | Collected
+    by_link: bool = False
+
+
+class Inbox:
+    """At most one thing: a form that names another one decides nothing. Safe for many threads."""
 
     def __init__(self) -> None:
-        self.clear()
+        self._lock = threading.Lock()
+        self._brought: Brought | None = None
 
-    def clear(self) -> None:
-        """Forget it."""
-        self.id = ""
-        self.found: Claimed | Offer | Collected | None = None
-        self.by_link = False
+    @property
+    def brought(self) -> Brought | None:
+        """What lies here just now."""
+        return self._brought
 
     def claim(self, device: Device, master: MasterSide, code: str) -> str:
         """Claim the pairing of a code, or of the text of a QR code; the page that shows it. Raises as `claim`."""
@@ -67,14 +75,22 @@ class Inbox:
         self._take(collected)
         return "changes"
 
-    def named(self, form: Form) -> Claimed | Offer | Collected:
+    def named(self, form: Form) -> Brought:
         """What a form decides. Raises `usage` where it was shown something else than lies here."""
-        if self.found is None or form.one("id") != self.id:
+        brought = self._brought
+        if brought is None or form.one("id") != brought.id:
             raise DeviceError(Trouble.USAGE, "That is not what is shown; begin anew.")
-        return self.found
+        return brought
+
+    def forget(self, decided: Brought) -> None:
+        """Make room, unless something else was brought meanwhile."""
+        with self._lock:
+            if self._brought is decided:
+                self._brought = None
 
     def _take(self, found: Claimed | Offer | Collected, *, by_link: bool = False) -> None:
-        self.id, self.found, self.by_link = secrets.token_hex(16), found, by_link
+        with self._lock:
+            self._brought = Brought(secrets.token_hex(16), found, by_link)
 
 
 def _kind(data: bytes) -> object:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from agentkeys_core.registry import OperatorState
 from device.collected import Collected
-from device.console.inbox import Inbox
+from device.console.inbox import Brought
 from device.console.pages import ROLES, known_as, short
 from device.console.render import page
 from device.intent import change_intent
@@ -15,34 +15,34 @@ from device.pairing_desk import Claimed
 from device.session import Device
 
 
-def pair_page(inbox: Inbox, invitation: Callable[[], str]) -> Reply:
+def pair_page(brought: Brought | None, invitation: Callable[[], str]) -> Reply:
     """Asks for a code or an offer, with the line that has a machine show one; or shows the machine that brought it."""
-    match inbox.found:
-        case Claimed(hash=value, label=label, services=services):
+    match brought:
+        case Brought(found=Claimed(hash=value, label=label, services=services)):
             pass
-        case Offer(hash=value, label=label, k11=None):
+        case Brought(found=Offer(hash=value, label=label, k11=None)):
             services = ()
-        case Offer(hash=value):
+        case Brought(found=Offer(hash=value)):
             roles = [(int(role), words) for role, words in ROLES]
-            return page("new_master.html", hash=shown(value), id=inbox.id, roles=roles)
+            return page("new_master.html", hash=shown(value), id=brought.id, roles=roles)
         case _:
             return page("code.html", line=invitation())
     return page(
         "claimed.html",
-        by_file=isinstance(inbox.found, Offer),
-        by_link=inbox.by_link,
+        by_file=isinstance(brought.found, Offer),
+        by_link=brought.by_link,
         hash=shown(value),
-        id=inbox.id,
+        id=brought.id,
         label=label or "",
         services=" ".join(services),
     )
 
 
-def changes_page(inbox: Inbox, device: Device, state: OperatorState) -> Reply:
+def changes_page(brought: Brought | None, device: Device, state: OperatorState) -> Reply:
     """Shows what another master began, in the very words that K11 is asked with."""
-    collected = inbox.found
-    if not isinstance(collected, Collected):
+    if brought is None or not isinstance(brought.found, Collected):
         return page("changes_none.html")
+    collected = brought.found
     intent = change_intent(collected.change, collected.change.digest(device.profile.domain))
     pairing = pairing_hash_of(device, collected)
     by = [known_as(state.devices[key]) if key in state.devices else short(key) for key in collected.devices]
@@ -51,7 +51,7 @@ def changes_page(inbox: Inbox, device: Device, state: OperatorState) -> Reply:
         approved_by=by,
         digest=intent.digest.hex(),
         hash=None if pairing is None else shown(pairing),
-        id=inbox.id,
+        id=brought.id,
         intent=intent,
         ours=device.k10.key_hash in collected.devices,
         threshold=state.threshold,

@@ -125,12 +125,16 @@ class Job:
         """Leave a file for the person to take elsewhere."""
         self.file = HandedOver(name, data)
 
-    def stop(self) -> bool:
-        """Decline whatever it asks or waits for; false where it is sending just now, which ends by itself."""
+    def decline(self) -> None:
+        """Decline whatever it asks or waits for, now and later; what it is sending just now ends by itself."""
         self._stopped.set()
         question = self._ceremony
         if question is not None:
             question.judge(DECLINED)
+
+    def stop(self) -> bool:
+        """Decline it and wait for its end; false where it is sending just now."""
+        self.decline()
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, SETTLE_S)
 

@@ -8,7 +8,7 @@ from device.agents import add_agent, checked_services
 from device.collected import Collected
 from device.console.actions import roles_of
 from device.console.forms import Form
-from device.console.inbox import Inbox
+from device.console.inbox import Brought
 from device.console.job import Job, Work
 from device.console.mastering import approved_too, master_let_in, row_words
 from device.errors import DeviceError, Trouble
@@ -18,9 +18,9 @@ from device.pairing_desk import Claimed, MasterSide, fingerprint
 from device.session import Device
 
 
-def approval_of(form: Form, inbox: Inbox, device: Device) -> Work:
+def approval_of(form: Form, brought: Brought, device: Device) -> Work:
     """Return the work that approves what the form names. Raises `usage`, also where nothing was compared."""
-    found = inbox.named(form)
+    found = brought.found
     needed = not isinstance(found, Collected) or pairing_hash_of(device, found) is not None
     if needed and form.one("compared") != "yes":
         raise DeviceError(Trouble.USAGE, "Compare the pairing hash with the machine's own screen first.")

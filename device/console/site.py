@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.registry import OperatorState
 from device.console.actions import action_of, key_hash_of
 from device.console.desk import Desk
 from device.console.forms import Form
@@ -17,6 +18,7 @@ from device.console.inbox_pages import changes_page, pair_page
 from device.console.job import Job, Work
 from device.console.job_pages import job_page
 from device.console.letting_in import approval_of
+from device.console.line import Line
 from device.console.live import Live
 from device.console.pages import agents_page, destroy_page, devices_page, masters_page
 from device.console.render import refused_page
@@ -35,11 +37,20 @@ _LIVE: Final = "/live"
 _MAX_FIELDS: Final = 8
 _ANSWERS: Final = {"confirmed": CONFIRMED, "declined": DECLINED}
 
+_OVERTAKEN: Final = (
+    "Something else was under way. Nothing more of it is signed; what had been sent before may have taken effect,"
+    " and the audit trail tells."
+)
+
 Query = Mapping[str, str]
 
 
 class Console:
-    """The site of one master's folder, for as long as the process lives."""
+    """The site of one master's folder, for as long as the process lives.
+
+    Requests come on threads of their own. What is read over the network is read without any lock, so that a part that
+    is slow delays whoever asks it, and neither Stop nor Freeze.
+    """
 
     files: Mapping[str, tuple[str, str]] = {
         "/": (_PACKAGE, "index.html"),
@@ -54,47 +65,51 @@ class Console:
         self.token = secrets.token_urlsafe(32)
         self._home = home
         self._terminal = terminal
-        self._lock = threading.Lock()  # one request works on the device at a time; jobs have devices of their own
+        self._lock = threading.Lock()  # for the exchange of one job for another; nothing is waited for inside it
         self._live = Live()
-        self._desk = Desk(home, self._live, pause_s=pause_s)
+        self._line = Line(home, self._live, pause_s=pause_s)
         self._inbox = Inbox()
         self._job: Job | None = None
+        self._closed = False
         self._pages: Mapping[str, Callable[[Query], Reply]] = {
-            "/page/agents": lambda _: agents_page(self._desk.seen(), last_uses(self._desk.session)),
-            "/page/audit": lambda query: trail_page(self._desk, query),
-            "/page/audit.json": lambda query: trail_file(self._desk, query),
-            "/page/changes": lambda _: changes_page(self._inbox, self._desk.device, self._desk.seen().state),
-            "/page/destroy": self._destroy,
-            "/page/devices": lambda _: devices_page(self._desk.seen(), last_uses(self._desk.session)),
             "/page/file": self._file,
             "/page/job": lambda _: job_page(self._job),
-            "/page/masters": lambda _: masters_page(self._desk.seen(), self._desk.own_k11()),
-            "/page/pair": lambda _: pair_page(self._inbox, self._desk.invitation),
-            "/page/sessions": lambda _: sessions_page(self._desk.seen(), self._desk.session),
         }
-        self._forms: Mapping[str, Callable[[Form], str]] = {
+        self._desk_pages: Mapping[str, Callable[[Desk, Query], Reply]] = {
+            "/page/agents": lambda desk, _: agents_page(desk.seen(), last_uses(desk.session)),
+            "/page/audit": trail_page,
+            "/page/audit.json": trail_file,
+            "/page/changes": lambda desk, _: changes_page(self._inbox.brought, desk.device, desk.seen().state),
+            "/page/destroy": _destroy,
+            "/page/devices": lambda desk, _: devices_page(desk.seen(), last_uses(desk.session)),
+            "/page/masters": lambda desk, _: masters_page(desk.seen(), desk.own_k11()),
+            "/page/pair": lambda desk, _: pair_page(self._inbox.brought, desk.invitation),
+            "/page/sessions": lambda desk, _: sessions_page(desk.seen(), desk.session),
+        }
+        self._forms: Mapping[str, Callable[[Form], str]] = {"/do": self._do, "/stop": self._stop}
+        self._desk_forms: Mapping[str, Callable[[Desk, Form], str]] = {
             "/approve": self._approve,
-            "/claim": lambda form: self._inbox.claim(self._desk.device, self._desk.master, form.one("code")),
-            "/do": self._do,
-            "/end-session": lambda form: end_session_of(form, self._desk.session),
-            "/hand-in": lambda form: self._inbox.hand_in(self._desk.device, form.one("text")),
+            "/claim": lambda desk, form: self._inbox.claim(desk.device, desk.master, form.one("code")),
+            "/end-session": lambda desk, form: end_session_of(form, desk.session),
+            "/hand-in": lambda desk, form: self._inbox.hand_in(desk.device, form.one("text")),
             "/sign-in": self._sign_in,
-            "/stop": self._stop,
         }
 
     def close(self) -> None:
         """End what is under way: questions are declined, pages that wait are answered."""
         self._live.close()
-        if self._job is not None:
-            self._job.stop()
-        self._desk.close()
+        with self._lock:
+            self._closed, job = True, self._job
+        if job is not None:
+            job.stop()
+        self._line.close()
 
     def knows(self, method: str, target: str) -> bool:
         """Whether there is a page or form at this path."""
         if method == "GET":
             path = urlsplit(target).path
-            return path in self._pages or path == _LIVE
-        return target in self._forms or target == "/answer"
+            return path in self._pages or path in self._desk_pages or path == _LIVE
+        return target in self._forms or target in self._desk_forms or target == "/answer"
 
     def get(self, target: str) -> Reply:
         """A page; one that tells why not, where something refused."""
@@ -105,27 +120,30 @@ class Console:
             return Reply(status=HTTPStatus.BAD_REQUEST)
         if split.path == _LIVE:
             return self._live.answer(query.get("tick", ""))
-        with self._lock:
-            try:
-                self._desk.renew()
-                self._desk.show.said.clear()
-                return self._pages[split.path](query)
-            except (DeviceError, KeyServiceError) as exc:
-                return refused_page(exc, HTTPStatus.BAD_GATEWAY)
+        if split.path in self._pages:
+            return self._pages[split.path](query)
+        try:
+            with self._line.desk() as desk:
+                return self._desk_pages[split.path](desk, query)
+        except (DeviceError, KeyServiceError) as exc:
+            return refused_page(exc, HTTPStatus.BAD_GATEWAY)
 
     def post(self, target: str, body: bytes) -> Reply:
         """Where to go next, or why not."""
         if target == "/answer":
             return self._answer(body)
-        with self._lock:
-            try:
-                self._desk.renew()
-                return _told(HTTPStatus.OK, go=self._forms[target](Form.parse(body)))
-            except (DeviceError, KeyServiceError) as exc:
-                return _told(HTTPStatus.BAD_REQUEST, error=exc.detail or str(exc.reason), reason=str(exc.reason))
+        try:
+            return _told(HTTPStatus.OK, go=self._taken(target, Form.parse(body)))
+        except (DeviceError, KeyServiceError) as exc:
+            return _told(HTTPStatus.BAD_REQUEST, error=exc.detail or str(exc.reason), reason=str(exc.reason))
+
+    def _taken(self, target: str, form: Form) -> str:
+        if target in self._forms:
+            return self._forms[target](form)
+        with self._line.desk() as desk:
+            return self._desk_forms[target](desk, form)
 
     def _answer(self, body: bytes) -> Reply:
-        """Without the lock: a page that is read slowly keeps nobody from declining."""
         try:
             job, reply = self._judged(Form.parse(body))
         except DeviceError as exc:
@@ -142,42 +160,62 @@ class Console:
             raise DeviceError(Trouble.USAGE, "Nothing is asked that this answers.")
         return job, job.answer(form.one("id"), given)
 
-    def _approve(self, form: Form) -> str:
-        self._start(approval_of(form, self._inbox, self._desk.device), k11=True)
-        self._inbox.clear()
+    def _approve(self, desk: Desk, form: Form) -> str:
+        brought = self._inbox.named(form)
+        self._start(approval_of(form, brought, desk.device), k11=True)
+        self._inbox.forget(brought)
         return "job"
 
     def _do(self, form: Form) -> str:
-        work, k11 = action_of(form, lambda: self._desk.seen().state)
-        self._start(work, k11=k11)
+        work, urgent = action_of(form, self._state)
+        self._start(work, k11=not urgent, urgent=urgent)
         return "job"
 
-    def _sign_in(self, form: Form) -> str:  # noqa: ARG002 - nothing to choose
-        self._start(signed_in_by_wallet(self._desk.seen().state, self._desk.session), k11=False)
+    def _state(self) -> OperatorState:
+        with self._line.desk() as desk:
+            return desk.state()
+
+    def _sign_in(self, desk: Desk, form: Form) -> str:  # noqa: ARG002 - nothing to choose
+        self._start(signed_in_by_wallet(desk.state(), desk.session), k11=False)
         return "job"
 
     def _stop(self, form: Form) -> str:
-        if self._job is not None and form.one("id") == self._job.id:
-            self._job.stop()
+        job = self._job
+        if job is not None and form.one("id") == job.id:
+            job.decline()
         else:
-            self._inbox.named(form)
-            self._inbox.clear()
+            self._inbox.forget(self._inbox.named(form))
         return "devices"
 
-    def _start(self, work: Work, *, k11: bool) -> None:
-        if self._job is not None and not self._job.stop():
-            raise DeviceError(Trouble.USAGE, "Something else is being sent just now; wait a moment.")
-        self._job = Job(self._home, work, k11=k11, terminal=self._terminal)
-        self._job.start()
+    def _start(self, work: Work, *, k11: bool, urgent: bool = False) -> None:
+        """Begin a job in the place of the one before, whose end is waited for unless this one is urgent.
 
-    def _destroy(self, query: Query) -> Reply:
-        seen = self._desk.seen()
-        return destroy_page(seen, key_hash_of(query["actor"]) if "actor" in query else seen.state.operator_omni)
+        Raises:
+            DeviceError: `usage` where that one is being sent just now, or another was begun meanwhile.
+        """
+        job, before = Job(self._home, work, k11=k11, terminal=self._terminal), self._job
+        if not urgent and before is not None and not before.stop():
+            raise DeviceError(Trouble.USAGE, "Something else is being sent just now; wait a moment.")
+        with self._lock:
+            if self._closed or not (urgent or self._job is before):
+                raise DeviceError(Trouble.USAGE, "Something else was begun just now; look at it first.")
+            before, self._job = self._job, job
+        if before is not None and not before.ended:
+            if before.question is None:
+                job.said.append(_OVERTAKEN)
+            before.decline()
+        job.start()
 
     def _file(self, query: Query) -> Reply:
-        if self._job is None or self._job.file is None or query.get("job") != self._job.id:
+        job = self._job
+        if job is None or job.file is None or query.get("job") != job.id:
             return Reply(status=HTTPStatus.NOT_FOUND)
-        return Reply(body=self._job.file.data, kind=JSON)
+        return Reply(body=job.file.data, kind=JSON)
+
+
+def _destroy(desk: Desk, query: Query) -> Reply:
+    seen = desk.seen()
+    return destroy_page(seen, key_hash_of(query["actor"]) if "actor" in query else seen.state.operator_omni)
 
 
 def _told(status: HTTPStatus, **members: str) -> Reply:

@@ -41,7 +41,7 @@ def trail_page(desk: Desk, query: Mapping[str, str]) -> Reply:
         fitting=len(fitting),
         kinds=kinds_of(rows),
         rows=fitting[:MAX_ROWS],
-        said=tuple(desk.show.said),
+        said=seen.said,
         tree=tree,
         mark=seen.mark,
         wanted=wanted,

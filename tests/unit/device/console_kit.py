@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,14 @@ class Visitor:
     def stop(self, page: str = "job") -> dict[str, Any]:
         """Stop what a page shows."""
         return self.send("/stop", id=self.id_on(page))
+
+    def ended(self) -> str:
+        """Look again until the job is over, as its page does; how it ended."""
+        page = self.get("/page/job").text
+        while "data-again" in page:
+            threading.Event().wait(0.02)
+            page = self.get("/page/job").text
+        return page
 
     def file(self) -> httpx.Response:
         """The file that the page of the last job links to."""

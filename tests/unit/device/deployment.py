@@ -52,7 +52,7 @@ from certs.ca import Authority
 from certs.profiles import LeafNames
 from certs.profiles import Role as LeafRole
 from tests.unit.device.broker_identity import SERVED, BrokerIdentity, broker_identity
-from tests.unit.device.https import Reply, https_server
+from tests.unit.device.https import Reply, Stall, https_server
 from tests.unit.device.ledger import Ledger
 
 TRUST_DOMAIN = "keys.example.org"
@@ -66,7 +66,7 @@ def problem(reason: Reason, status: int = 403, **members: object) -> Reply:
 
 @dataclass
 class Deployment:
-    """State and lies. `hooks` by (part, path) may answer instead; `seen` lists what arrived.
+    """State and lies. `hooks` by (part, path) may answer instead, `stalls` keep it waiting; `seen` lists what arrived.
 
     `released` is the epoch and salt that the rows of fetches name, where they are not those of the store.
     """
@@ -79,6 +79,7 @@ class Deployment:
     states: dict[bytes, OperatorState] = field(default_factory=dict)
     applied: dict[bytes, AuditRow] = field(default_factory=dict)
     hooks: dict[tuple[str, str], Callable[[bytes], Reply | None]] = field(default_factory=dict)
+    stalls: dict[tuple[str, str], Stall] = field(default_factory=dict)
     seen: list[tuple[str, str]] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
     keys: list[ES256PublicKey] = field(default_factory=list)
@@ -337,6 +338,8 @@ class Deployment:
         return 200, answer
 
     def answer(self, part: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        if (part, path) in self.stalls:
+            self.stalls[part, path].hold()
         with self.lock:
             self.seen.append((part, path))
             hook = self.hooks.get((part, path))

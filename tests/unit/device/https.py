@@ -11,6 +11,18 @@ from typing import Any
 Reply = tuple[int, object]
 
 
+class Stall:
+    """Holds up whatever comes to it, until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.let_go = threading.Event()
+
+    def hold(self) -> None:
+        self.reached.set()
+        self.let_go.wait(120)
+
+
 @contextmanager
 def https_server(
     context: ssl.SSLContext, answer: Callable[[str, str, bytes, Mapping[str, str]], Reply]
