@@ -91,7 +91,7 @@ class Console:
             "/approve": self._approve,
             "/claim": lambda desk, form: self._inbox.claim(desk.device, desk.master, form.one("code")),
             "/end-session": lambda desk, form: end_session_of(form, desk.session),
-            "/hand-in": lambda desk, form: self._inbox.hand_in(desk.device, form.one("text")),
+            "/hand-in": lambda desk, form: self._inbox.hand_in(desk.device, form.one("text"), desk.state),
             "/sign-in": self._sign_in,
         }
 
