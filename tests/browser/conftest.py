@@ -11,11 +11,37 @@ from device.setting_up import set_up
 from device.show import Show
 from tests.fakes.browser import chromium
 from tests.fakes.k11_port import k11_port
-from tests.unit.device.conftest import agent, authority, deployment, first, master, person, registry, second, third
+from tests.unit.device.conftest import (
+    agent,
+    anvil,
+    authority,
+    deployment,
+    first,
+    master,
+    person,
+    registry,
+    second,
+    third,
+    visitor,
+    wallet_owner,
+)
 from tests.unit.device.deployment import Deployment
 
 # a small deployment, for the console
-__all__ = ["agent", "authority", "deployment", "first", "master", "person", "registry", "second", "third"]
+__all__ = [
+    "agent",
+    "anvil",
+    "authority",
+    "deployment",
+    "first",
+    "master",
+    "person",
+    "registry",
+    "second",
+    "third",
+    "visitor",
+    "wallet_owner",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,18 @@
 """What every test of the console in a browser does."""
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.unit.device.console_kit import Visitor
 
 NAMES = ("Devices", "Agents", "Masters", "Pair", "Audit", "Sessions")
+
+
+def console_tab(context: BrowserContext, visitor: Visitor) -> Page:
+    """A tab with the console's first page."""
+    made = context.new_page()
+    made.goto(visitor.address)
+    expect(heading(made)).to_have_text("My devices")
+    return made
 
 
 def heading(page: Page) -> Locator:

@@ -1,6 +1,6 @@
 """The console's sessions, and signing in there with the person's own wallet, which has a page of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -9,22 +9,15 @@ from device.broker_session import BrokerSession
 from device.home import Home
 from device.session import Device
 from device.show import Show
-from tests.browser.console_steps import heading, open_page, press
+from tests.browser.console_steps import console_tab, heading, open_page, press
 from tests.browser.readable import CONTRAST, LANDMARKS, UNNAMED
 from tests.fakes.anvil import Anvil
 from tests.fakes.browser import picture
 from tests.fakes.browser_wallet import REJECTED, BrowserWallet
 from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.persons import Person
-from tests.unit.device.wallet_kit import enrolled_by
 
 SIGN = "Sign with Test Wallet"
-
-
-@pytest.fixture(scope="module")
-def anvil() -> Iterator[Anvil]:
-    with Anvil() as made:
-        yield made
 
 
 @pytest.fixture
@@ -35,23 +28,14 @@ def wallet(anvil: Anvil, context: BrowserContext) -> BrowserWallet:
 
 
 @pytest.fixture
-def owner(anvil: Anvil, person: Callable[[str], Person]) -> Person:
-    made = person("owner")
-    enrolled_by(anvil, made)
-    return made
-
-
-@pytest.fixture
-def visitor(owner: Person) -> Iterator[Visitor]:
-    with console_at(owner.home) as made:
+def visitor(wallet_owner: Person) -> Iterator[Visitor]:
+    with console_at(wallet_owner.home) as made:
         yield made
 
 
 @pytest.fixture
 def page(context: BrowserContext, visitor: Visitor) -> Page:
-    made = context.new_page()
-    made.goto(visitor.address)
-    expect(heading(made)).to_have_text("My devices")
+    made = console_tab(context, visitor)
     open_page(made, "Sessions")
     expect(heading(made)).to_have_text("My sessions")
     return made
@@ -67,7 +51,7 @@ def wallet_page(page: Page) -> Page:
     return opened.value
 
 
-def test_signing_in_with_the_wallet(page: Page, wallet: BrowserWallet, owner: Person) -> None:
+def test_signing_in_with_the_wallet(page: Page, wallet: BrowserWallet, wallet_owner: Person) -> None:
     there = wallet_page(page)
     picture(page, "console-sign-in")
     expect(there.locator("pre")).to_contain_text("localhost:8722 wants you to sign in")
@@ -78,13 +62,13 @@ def test_signing_in_with_the_wallet(page: Page, wallet: BrowserWallet, owner: Pe
     picture(page, "console-signed-in")
     open_page(page, "Sessions")
     expect(page.locator("main")).to_contain_text("This console is signed in with your wallet 0x")
-    assert owner.deployment.identity.sessions_left() == ["wallet"]
+    assert wallet_owner.deployment.identity.sessions_left() == ["wallet"]
     page.reload()
     expect(page.locator("main")).to_contain_text("your wallet and the device's key")
     assert wallet.asked.count("personal_sign") == 1
 
 
-def test_who_rejects_or_declines_is_not_signed_in(page: Page, wallet: BrowserWallet, owner: Person) -> None:
+def test_who_rejects_or_declines_is_not_signed_in(page: Page, wallet: BrowserWallet, wallet_owner: Person) -> None:
     there = wallet_page(page)
 
     def reject(method: str, params: object) -> object:
@@ -98,7 +82,7 @@ def test_who_rejects_or_declines_is_not_signed_in(page: Page, wallet: BrowserWal
     expect(there.get_by_role("status")).to_contain_text("You rejected that in your wallet")
     there.get_by_role("button", name="Decline").click()
     expect(page.get_by_role("alert")).to_contain_text("declined")
-    assert owner.deployment.identity.sessions_left() == ["device"]
+    assert wallet_owner.deployment.identity.sessions_left() == ["device"]
 
 
 def test_declining_in_the_console_ends_the_wallets_page(page: Page, wallet: BrowserWallet) -> None:
@@ -138,8 +122,8 @@ def test_a_wallet_that_signs_another_message_is_refused(page: Page, wallet: Brow
     expect(heading(page)).to_have_text("Done")
 
 
-def test_sessions_are_seen_and_ended_in_any_window(page: Page, owner: Person) -> None:
-    with Home.open(owner.home) as home, Device.open(home, Show(as_json=True)) as device:
+def test_sessions_are_seen_and_ended_in_any_window(page: Page, wallet_owner: Person) -> None:
+    with Home.open(wallet_owner.home) as home, Device.open(home, Show(as_json=True)) as device:
         for _ in range(2):
             BrokerSession(device).ask("GET", "/v1/sessions")
     page.reload()

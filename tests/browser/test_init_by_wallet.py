@@ -29,12 +29,6 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def anvil() -> Iterator[Anvil]:
-    with Anvil() as made:
-        yield made
-
-
 @dataclass
 class Somebody:
     """At a terminal of this machine."""

@@ -1,7 +1,7 @@
 """What runs in the browser is believed nothing: wallets that lie about themselves, and pages of strangers."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -32,12 +32,6 @@ NONSENSE = """
     new Proxy({}, { get() { throw new Error("no"); } })]) tell(detail);
   window.dispatchEvent(new Event("eip6963:announceProvider"));
 """
-
-
-@pytest.fixture(scope="module")
-def anvil() -> Iterator[Anvil]:
-    with Anvil() as made:
-        yield made
 
 
 @pytest.fixture

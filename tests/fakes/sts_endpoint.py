@@ -4,7 +4,6 @@ import functools
 import http.server
 import json
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 import jwt
+
+from tests.fakes.serving import served
 
 NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
 TAGS = "https://aws.amazon.com/tags"
@@ -104,18 +105,6 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def _serving(server: http.server.ThreadingHTTPServer) -> Iterator[int]:
-    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.05), daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@contextmanager
 def sts_endpoint(endpoint: StsEndpoint, *, published: Path, certificate: Path, key: Path) -> Iterator[StsEndpoint]:
     """Serve `endpoint` over HTTPS on loopback, and the files of the issuer in `published` over HTTP."""
     handler = type("Handler", (_Quiet,), {"endpoint": endpoint})
@@ -124,7 +113,7 @@ def sts_endpoint(endpoint: StsEndpoint, *, published: Path, certificate: Path, k
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files, directory=str(published)))
-    with _serving(server) as port, _serving(files) as file_port:
+    with served(server) as port, served(files) as file_port:
         endpoint.url = f"https://localhost:{port}"
         endpoint.jwks_url = f"http://127.0.0.1:{file_port}/.well-known/jwks.json"
         yield endpoint

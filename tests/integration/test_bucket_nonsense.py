@@ -1,7 +1,6 @@
 """Object stores that answer nonsense, or nothing: each is a named refusal with its signed row, and never a hang."""
 
 import http.server
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from agentkeys_core.audit import AuditRow, OpResult
 from agentkeys_core.encoding import canonical_json
 from signer.ports import StsSession
 from tests.fakes.services_kit import Services, services_in
+from tests.fakes.serving import served
 from tests.unit.signer.world import ARN
 from worker.adapters.objects_s3 import Bucket
 
@@ -64,17 +64,10 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
-    server = Server(("127.0.0.1", 0), Peer)
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.05))
-    thread.start()
-    bucket = Bucket(endpoint=f"http://127.0.0.1:{server.server_port}", region="us-east-1", name="objects", role_arn=ARN)
-    try:
+    with served(Server(("127.0.0.1", 0), Peer)) as port:
+        bucket = Bucket(endpoint=f"http://127.0.0.1:{port}", region="us-east-1", name="objects", role_arn=ARN)
         with services_in(tmp_path, exchange=Exchange(), bucket=bucket) as made:
             yield made
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def cut_off(peer: Peer) -> None:

@@ -11,11 +11,14 @@ from certs.ca import Authority
 from device.home import Home
 from device.intent import Intent, change_intent
 from device.keys import K10, SignedDigest
+from tests.fakes.anvil import Anvil
 from tests.fakes.security_key import SecurityKey
+from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import TRUST_DOMAIN, Deployment, running
 from tests.unit.device.masters_kit import bring_in
 from tests.unit.device.persons import Outcome, Person
 from tests.unit.device.real_registry import RealRegistry, real_registry
+from tests.unit.device.wallet_kit import enrolled_by
 
 __all__ = ["Outcome", "Person"]  # known from here
 
@@ -46,6 +49,28 @@ def person(tmp_path: Path, deployment: Deployment, capfd: pytest.CaptureFixture[
         return Person(tmp_path / name, profile, hex_encode(deployment.profile.hash()), wallet, capfd, deployment)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def anvil() -> Iterator[Anvil]:
+    """The wallets of people."""
+    with Anvil() as made:
+        yield made
+
+
+@pytest.fixture
+def wallet_owner(anvil: Anvil, person: Callable[[str], Person]) -> Person:
+    """A master whose wallet is Anvil's first."""
+    made = person("owner")
+    enrolled_by(anvil, made)
+    return made
+
+
+@pytest.fixture
+def visitor(master: Person) -> Iterator[Visitor]:
+    """The master's console, and somebody who asks it as its page does."""
+    with console_at(master.home) as made:
+        yield made
 
 
 @pytest.fixture

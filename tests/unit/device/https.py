@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.fakes.serving import served
+
 Reply = tuple[int, object]
 
 
@@ -73,11 +75,5 @@ def https_server(
         def handle_error(self, *args: object) -> None:
             pass  # refused handshakes are what many tests want
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Server(("127.0.0.1", 0), Handler)) as port:
+        yield port

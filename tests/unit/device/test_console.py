@@ -40,12 +40,6 @@ FORMS = ("/do", "/claim", "/approve", "/hand-in", "/stop", "/answer")
 
 
 @pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
-
-
-@pytest.fixture
 def machine(deployment: Deployment, tmp_path: Path) -> Iterator[MachineSide]:
     with ExitStack() as stack:
         home = stack.enter_context(Home.open(tmp_path / "machine", create=True))

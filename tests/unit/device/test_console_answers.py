@@ -1,19 +1,10 @@
 """Whoever presses a button of the console answers what that page shows, and nothing else."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from device.errors import DeviceError, Trouble
-from tests.unit.device.conftest import Person
-from tests.unit.device.console_kit import Visitor, console_at
+from tests.unit.device.console_kit import Visitor
 from tests.unit.device.deployment import Deployment
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 def nothing_was_sent(deployment: Deployment) -> bool:

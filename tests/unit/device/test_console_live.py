@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +12,8 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.registry import OperatorState
 from device.console.live import MAX_WAITING, Live, version_of
 from tests.unit.device.conftest import Person
-from tests.unit.device.console_kit import Visitor, console_at
+from tests.unit.device.console_kit import Visitor
 from tests.unit.device.deployment import Deployment, problem
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 def ask(visitor: Visitor, told: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What an agent wants signed, approved in the console: shown first, and its own master's agents' alone."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -21,12 +21,6 @@ from tests.fakes.signing_policy import POLICY_ID, permit
 from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import Deployment
 from tests.unit.device.persons import Person
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 def asked_by(agent: Person, op: Op = Op.TYPED_DATA_SIGN, service: str = f"sign:{POLICY_ID}") -> ApprovalRequest:

@@ -10,19 +10,12 @@ import pytest
 from device.console.inbox import Inbox
 from device.console.job import Job
 from device.pairing_desk import Claimed
-from tests.unit.device.conftest import Person
-from tests.unit.device.console_kit import Visitor, console_at
+from tests.unit.device.console_kit import Visitor
 from tests.unit.device.deployment import Deployment
 from tests.unit.device.https import Stall
 
 CHANGES = ("broker", "/v1/registry/changes")
 USES = ("broker", "/v1/devices/uses")
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 @pytest.fixture

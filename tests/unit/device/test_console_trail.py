@@ -1,6 +1,5 @@
 """The audit page of the console: verified here, chain by chain, filtered and exported."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,15 +10,9 @@ from agentkeys_core.audit_envelope import OpKind
 from device.audit_trail import Export
 from device.console.trail import Filter, TrailRow
 from device.errors import DeviceError, Trouble
-from tests.unit.device.console_kit import Visitor, console_at
+from tests.unit.device.console_kit import Visitor
 from tests.unit.device.deployment import Deployment
 from tests.unit.device.persons import Person
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 def test_the_trail_is_verified_here(visitor: Visitor, master: Person, tmp_path: Path, deployment: Deployment) -> None:

@@ -16,17 +16,10 @@ from device.keys import SignedDigest
 from device.local_web import TOKEN_HEADER
 from tests.fakes.header_grades import faults
 from tests.unit.device.browser_key import CHALLENGE, Key
-from tests.unit.device.conftest import Person
-from tests.unit.device.console_kit import Visitor, console_at
+from tests.unit.device.console_kit import Visitor
 from tests.unit.device.test_k11_page import Visit
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW")
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 @pytest.fixture

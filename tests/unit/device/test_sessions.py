@@ -34,12 +34,6 @@ def elsewhere(master: Person) -> Iterator[Elsewhere]:
         yield Elsewhere(device)
 
 
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
-
-
 def listed(master: Person) -> list[str]:
     return sorted(entry["id"] for entry in master("sessions", "list").data["sessions"])
 

@@ -24,25 +24,11 @@ from device.wallet_sign_in import message_for, own_wallet, sign_in
 from tests.fakes.anvil import Anvil
 from tests.unit.device.deployment import Deployment
 from tests.unit.device.persons import Person
-from tests.unit.device.wallet_kit import enrolled_by
-
-
-@pytest.fixture(scope="module")
-def anvil() -> Iterator[Anvil]:
-    with Anvil() as made:
-        yield made
 
 
 @pytest.fixture
-def owner(anvil: Anvil, person: Callable[[str], Person]) -> Person:
-    made = person("owner")
-    enrolled_by(anvil, made)
-    return made
-
-
-@pytest.fixture
-def device(owner: Person) -> Iterator[Device]:
-    with Home.open(owner.home) as home, Device.open(home, Show(as_json=True)) as opened:
+def device(wallet_owner: Person) -> Iterator[Device]:
+    with Home.open(wallet_owner.home) as home, Device.open(home, Show(as_json=True)) as opened:
         yield opened
 
 
@@ -127,7 +113,7 @@ def test_what_is_no_signature_of_the_wallet_over_this_message_is_refused_here(
 
 
 def test_a_signed_message_is_good_once_and_for_one_device(
-    anvil: Anvil, device: Device, wallet: bytes, person: Callable[[str], Person], owner: Person, tmp_path: Any
+    anvil: Anvil, device: Device, wallet: bytes, person: Callable[[str], Person], wallet_owner: Person, tmp_path: Any
 ) -> None:
     page, said = Page(anvil), []
 
@@ -138,10 +124,10 @@ def test_a_signed_message_is_good_once_and_for_one_device(
     BrokerSession(device).begin(word)
     assert reason(lambda: BrokerSession(device).begin(lambda _: said[0])) == "proof_invalid"  # another nonce
     agent = person("agent")
-    operator = owner("whoami", "--offline").data["operator_omni"]
+    operator = wallet_owner("whoami", "--offline").data["operator_omni"]
     paired = agent("pair", "--operator", operator, *agent.profile_words(), "--out", tmp_path / "offer.json")
     told = ("--label", "research", "--service", "cred:a", "--pairing-hash", paired.data["pairing_hash"])
-    assert owner("agent", "add", tmp_path / "offer.json", *told).code == 0
+    assert wallet_owner("agent", "add", tmp_path / "offer.json", *told).code == 0
     with Home.open(agent.home) as home, Device.open(home, Show(as_json=True)) as other:
         stolen = BrokerSession(other)
         for_us = lambda nonce: page.word(message_for(device, wallet, nonce))  # noqa: E731 - fresh, but another device's

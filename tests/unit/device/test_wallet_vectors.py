@@ -1,7 +1,6 @@
 """What this program composes for a wallet, against Anvil: a signer that nobody here wrote agrees on every digest."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -9,12 +8,6 @@ from agentkeys_core.changes import Enrol
 from agentkeys_core.eip712 import Domain
 from agentkeys_core.keys import eip191_digest, recover_address
 from tests.fakes.anvil import Anvil
-
-
-@pytest.fixture(scope="module")
-def anvil() -> Iterator[Anvil]:
-    with Anvil() as made:
-        yield made
 
 
 @pytest.fixture
