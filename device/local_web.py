@@ -49,7 +49,14 @@ _HEADERS: Final[Mapping[str, str]] = {
 _FORGET: Final = ("Clear-Site-Data", '"storage"')
 _FRESH_TRIES: Final = 16
 _BASE_BYTES: Final = 16
-_LOST: Final = "Open the address that your terminal shows.\n"
+#: What a person reads who opened a window on what is refused.
+_WORDS: Final[Mapping[HTTPStatus, str]] = {
+    HTTPStatus.FORBIDDEN: (
+        "Open by yourself the address that your terminal shows: no link on another page and no other name of this"
+        " machine leads here.\n"
+    ),
+    HTTPStatus.NOT_FOUND: "Open the address that your terminal shows.\n",
+}
 #: What a browser says of it.
 _WINDOW: Final = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 _KINDS: Final = {
@@ -180,8 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
         return hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.site.token.encode())
 
     def _refuse(self, status: HTTPStatus) -> None:
-        body = _LOST.encode() if self.command == "GET" and status is HTTPStatus.NOT_FOUND else b""
-        self._answer(Reply(status=status, body=body, kind="text/plain; charset=utf-8"))
+        words = _WORDS.get(status, "") if self.command == "GET" else ""
+        self._answer(Reply(status=status, body=words.encode(), kind="text/plain; charset=utf-8"))
 
     def _answer(self, reply: Reply) -> None:
         self.send_response(reply.status)

@@ -94,7 +94,7 @@ def _request(form: Form) -> Work:
     asked = ApprovalRequest.parse(form.one("request"))
 
     def work(job: Job, device: Device) -> Sequence[str]:
-        job.hand_over("agentkeys-approval.txt", encode_approval(approve(device, asked)).encode() + b"\n")
+        job.hand_over("agentkeys-approval.txt", encode_approval(approve(device, asked)))
         return ("Give this line back to the agent: its command waits for it.",)
 
     return work

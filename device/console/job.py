@@ -25,10 +25,15 @@ SETTLE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """A file that others go on with."""
+    """A file of one line, which others go on with."""
 
     name: str
-    data: bytes
+    line: str
+
+    @property
+    def data(self) -> bytes:
+        """The file."""
+        return f"{self.line}\n".encode()
 
 
 Work = Callable[["Job", Device], Sequence[str]]
@@ -121,9 +126,9 @@ class Job:
             self.waiting, self.compare = words, compare
             self._changed.notify_all()
 
-    def hand_over(self, name: str, data: bytes) -> None:
-        """Leave a file for the person to take elsewhere."""
-        self.file = HandedOver(name, data)
+    def hand_over(self, name: str, line: str) -> None:
+        """Leave a file for the person to take elsewhere, or the line in it."""
+        self.file = HandedOver(name, line)
 
     def decline(self) -> None:
         """Decline whatever it asks or waits for, now and later; what it is sending just now ends by itself."""

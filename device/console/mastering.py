@@ -81,7 +81,7 @@ def _rotation_words(rotation: Rotation) -> Sequence[str]:
 
 
 def _handed_over(job: Job, device: Device, collected: Collected) -> Sequence[str]:
-    job.hand_over(_FILE, collected.encode() + b"\n")
+    job.hand_over(_FILE, collected.encode().decode())
     approved = f"Approved by {len(collected.devices)} so far."
     if not is_enough(device, collected):
         return (

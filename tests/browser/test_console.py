@@ -16,26 +16,19 @@ from device.audit_trail import Export
 from device.k11.page import Ceremony, Task, run_ceremony
 from device.pairing import shown
 from device.pairing_desk import MachineSide, fingerprint
-from tests.browser.console_steps import NAMES, heading, open_page, press
+from tests.browser.console_steps import NAMES, console_tab, heading, open_page, press
 from tests.fakes.browser import picture, virtual_authenticator, with_the_keys_of
+from tests.fakes.serving import served
 from tests.unit.device.conftest import Person
 from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import Deployment
+from tests.unit.device.https import Stall
 from tests.unit.device.terminal import Terminal
 
 
 @pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
-
-
-@pytest.fixture
 def page(context: BrowserContext, visitor: Visitor) -> Page:
-    made = context.new_page()
-    made.goto(visitor.address)
-    expect(heading(made)).to_have_text("My devices")
-    return made
+    return console_tab(context, visitor)
 
 
 def stored(master: Person, folder: Path, *names: str) -> None:
@@ -60,6 +53,23 @@ def test_a_freeze_and_its_end(page: Page) -> None:
     press(page, "End the freeze …")
     press(page, "Sign and send")
     expect(heading(page)).to_have_text("Done")
+
+
+def test_a_freeze_is_at_hand_while_pages_wait_for_the_broker(page: Page, deployment: Deployment) -> None:
+    stall = deployment.stalls["broker", "/v1/devices/uses"] = Stall()
+    page.reload()
+    assert stall.reached.wait(20)
+    for _ in range(4):  # whatever is pressed meanwhile: more than a browser has connections for
+        page.get_by_role("navigation").get_by_role("link", name="Agents").click()
+        page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+    expect(heading(page)).to_have_text("One moment …")
+    picture(page, "console-stalled")
+    press(page, "Freeze all …")
+    expect(heading(page)).to_have_text("Freeze everything of this operator")
+    press(page, "Sign and send")
+    expect(heading(page)).to_have_text("Done")
+    assert not stall.let_go.is_set()
+    stall.let_go.set()
 
 
 def test_who_declines_changes_nothing(page: Page) -> None:
@@ -150,6 +160,7 @@ def test_without_the_token_there_is_nothing(context: BrowserContext, visitor: Vi
     page = context.new_page()
     page.goto(visitor.root + "/")
     expect(heading(page)).to_have_text("Open the address that your terminal shows")
+    expect(page.get_by_role("button")).to_have_count(0)
     picture(page, "console-no-token")
     page.goto(visitor.root + "/#wrong")
     page.reload()
@@ -305,15 +316,11 @@ class Squatter(BaseHTTPRequestHandler):
 
 
 def squatted(context: BrowserContext, port: int) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", port), Squatter) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with served(ThreadingHTTPServer(("127.0.0.1", port), Squatter)):
         page = context.new_page()
         page.goto(f"http://localhost:{port}/")
         page.wait_for_function("document.title === 'left behind'")
         page.close()
-        server.shutdown()
-        thread.join()
 
 
 def test_what_others_left_at_k11s_port_never_serves_the_console(context: BrowserContext, master: Person) -> None:

@@ -1,6 +1,5 @@
 """Other pages and other names, in a real browser that lies about names: none of them reaches the console."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,17 +8,11 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.console_steps import heading
-from tests.fakes.browser import chromium
-from tests.unit.device.console_kit import Visitor, console_at
-from tests.unit.device.persons import Person
+from tests.fakes.browser import chromium, picture
+from tests.fakes.serving import served
+from tests.unit.device.console_kit import Visitor
 
 EVIL = "evil.example"
-
-
-@pytest.fixture
-def visitor(master: Person) -> Iterator[Visitor]:
-    with console_at(master.home) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +36,8 @@ def another_site() -> Iterator[int]:
             self.end_headers()
             self.wfile.write(b"<!doctype html><title>another</title><h1>Another page</h1>")
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        yield port
 
 
 def sent(page: Page, url: str, **options: object) -> str:
@@ -68,6 +55,8 @@ def test_a_rebound_name_is_refused_with_and_without_the_token(context: BrowserCo
     answer = page.goto(f"http://{EVIL}:{port}{base}/#{visitor.console.token}")
     assert answer is not None
     assert answer.status == 403
+    expect(page.locator("body")).to_contain_text("the address that your terminal shows")
+    picture(page, "console-refused")
     headers = {"AgentKeys-Token": visitor.console.token, "Content-Type": "application/json"}
     for path in ("/", "/page/devices", "/live", "/console.js"):
         assert sent(page, base + path, headers=headers) == "403"

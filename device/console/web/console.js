@@ -14,6 +14,7 @@ if (given && !PAGES.includes(given.split("?")[0])) {
 }
 const token = sessionStorage.getItem("token") || "";
 let again = 0;
+let reading = new AbortController();
 
 const say = (text) => { message.textContent = text; };
 const headers = () => ({ "AgentKeys-Token": token });
@@ -34,6 +35,21 @@ function tell(words) {
   show([heading]);
 }
 
+// Reads a page; nothing where another one was wanted before it came. One at a time: browsers open only so many
+// connections to one place, and what is slow must leave one for a freeze.
+async function read(page) {
+  reading.abort();
+  reading = new AbortController();
+  const { signal } = reading;
+  try {
+    const response = await fetch(`${BASE}/page/${page}`, { headers: headers(), signal });
+    return { status: response.status, text: await response.text() };
+  } catch (error) {
+    if (signal.aborted) return null;
+    throw error;
+  }
+}
+
 async function load() {
   clearTimeout(again);
   const asked = location.hash.slice(1) || "devices";
@@ -43,13 +59,14 @@ async function load() {
     if (link.getAttribute("href") === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const response = await fetch(`${BASE}/page/${asked}`, { headers: headers() });
-  if (response.status === 403) {
+  const found = await read(asked);
+  if (!found) return;
+  document.querySelector("header form").hidden = found.status === 403;
+  if (found.status === 403) {
     tell("Open the address that your terminal shows");
     return;
   }
-  if (asked !== (location.hash.slice(1) || "devices")) return; // another page was chosen meanwhile
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  const page = new DOMParser().parseFromString(found.text, "text/html");
   say("");
   const waited = main.querySelector("[data-again]");
   const waits = page.querySelector("[data-again]");

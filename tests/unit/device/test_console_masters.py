@@ -1,10 +1,12 @@
 """Masters in the console: everything that the commands can, over the real registry, and nothing uncompared."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,12 @@ def visitor(first: Person, consoles: ExitStack) -> Visitor:
 
 
 def handed_over(visitor: Visitor) -> str:
-    """The file that the last job left, as the page lets one save or copy it."""
+    """The file that the last job left, which the page lets one save or copy."""
     saved = visitor.file()
     assert saved.status_code == 200
+    copied = re.search("<textarea[^>]*>(.*)</textarea>", visitor.get("/page/job").text)
+    assert copied is not None
+    assert unescape(copied[1]) == saved.text.removesuffix("\n")
     return saved.text
 
 

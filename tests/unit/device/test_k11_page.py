@@ -169,6 +169,17 @@ def test_rebound_host_names_are_refused(visit: Visit) -> None:
         assert visit.post({"declined": True}, Host=host).status_code == 403
 
 
+@pytest.mark.parametrize("header", [("Sec-Fetch-Site", "cross-site"), ("Host", "evil.example")])
+def test_whoever_was_led_here_is_told_how_to_come(visit: Visit, header: tuple[str, str]) -> None:
+    """A window that a link of another site opened, or another name of this machine, is not left blank."""
+    found = visit.get("/", **dict([header]))
+    assert found.status_code == 403
+    assert found.headers["content-type"].startswith("text/plain")
+    assert "the address that your terminal shows" in found.text
+    assert visit.token not in found.text
+    assert visit.post({"declined": True}, **dict([header])).content == b""  # nobody reads that in a window
+
+
 def test_nothing_lies_where_somebody_could_have_known(visit: Visit) -> None:
     for path in ("/", "/k11.js", "/page.js", "/task", visit.base.rpartition("/")[2], "//task"):
         found = visit.client.get(f"{visit.origin}/{path.removeprefix('/')}", headers={TOKEN_HEADER: visit.token})
