@@ -1,7 +1,6 @@
 """Masters: let in, given roles, revoked by the others; how many of them it takes; their keys replaced."""
 
 from collections.abc import Callable
-from typing import Final
 
 from agentkeys_core.changes import (
     AddMaster,
@@ -21,13 +20,12 @@ from device.collected import COLLECT_LIFE_S, Collected
 from device.errors import DeviceError, Trouble
 from device.identity import Identity, Part
 from device.k11.port import K11Kind
+from device.lost_key import OFFER_FILE
 from device.pairing import Offer, hash_of, signed_offer
 from device.registry import same_view
 from device.session import Device
 from device.setting_up import own_k11
 
-#: Remembers on a new master's machine which operator it was offered to, until a master's approval comes back.
-PENDING_FILE: Final = "pending-master.json"
 Build = Callable[[OperatorState, int], Change]
 
 
@@ -42,12 +40,12 @@ def offer_master(device: Device, operator: bytes, kind: K11Kind) -> Offer:
             Trouble.ALREADY_INITIALISED, f"{device.home.path} serves something else already; use another --home"
         )
     offer = signed_offer(device, operator, k11=own_k11(device, kind).public)
-    device.home.write(PENDING_FILE, canonical_json({"operator_omni": hex_encode(operator)}))
+    device.home.write(OFFER_FILE, canonical_json({"operator_omni": hex_encode(operator)}))
     return offer
 
 
 def _pending(device: Device) -> bytes | None:
-    data = device.home.read(PENDING_FILE)
+    data = device.home.read(OFFER_FILE)
     if data is None:
         return None
     try:
@@ -55,7 +53,7 @@ def _pending(device: Device) -> bytes | None:
         members = fields(read, required=("operator_omni",), reason=Reason.INVALID_ENCODING)
         return hex_decode(members["operator_omni"], length=32)
     except KeyServiceError as exc:
-        raise DeviceError(Trouble.BAD_FILE, f"{device.home.path / PENDING_FILE}: {exc}") from exc
+        raise DeviceError(Trouble.BAD_FILE, f"{device.home.path / OFFER_FILE}: {exc}") from exc
 
 
 def add_master(device: Device, offer: Offer, *, roles: int) -> Collected:
@@ -122,7 +120,7 @@ def join(device: Device, collected: Collected) -> Receipt:
         profile_hash=device.profile.hash(),
         registered=True,
     ).save(device.home)
-    device.home.remove(PENDING_FILE)
+    device.home.remove(OFFER_FILE)
     return receipt
 
 
