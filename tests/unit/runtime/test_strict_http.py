@@ -1,5 +1,7 @@
 """Requests whose end a proxy could see elsewhere than we do: refused, however they arrive."""
 
+from itertools import pairwise
+
 import h11
 import pytest
 from hypothesis import given
@@ -16,6 +18,8 @@ BAD = {
     "a head whose last line is a bare LF": b"GET / HTTP/1.1\r\nHost: a\r\n\n",
     "bare LFs alone": b"GET / HTTP/1.1\nHost: a\n\n",
     "an empty line before it": b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a bare LF that ends the trailers": CHUNKED.removesuffix(b"\r\n") + b"\n",
+    "a bare LF after a trailer": CHUNKED.removesuffix(b"\r\n") + b"X: y\n\r\n",
     "length, then coding": CHUNKED.replace(b"Transfer", b"Content-Length: 4\r\nTransfer"),
     "coding, then length": CHUNKED.replace(b"chunked", b"chunked\r\nContent-Length: 4"),
     "a coding in HTTP/1.0": CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"),
@@ -50,6 +54,11 @@ def test_what_two_readers_could_take_for_two_requests_is_refused(what: str) -> N
             events(*parts)
 
 
-@given(cut=st.integers(1, len(GOOD) - 1))
-def test_it_does_not_matter_where_a_packet_ends(cut: int) -> None:
-    assert events(GOOD[:cut], GOOD[cut:]).count("EndOfMessage") == 1
+TRAILED = CHUNKED.removesuffix(b"\r\n") + b"X: y\r\n\r\n"
+
+
+@given(data=st.data(), request_bytes=st.sampled_from([GOOD, CHUNKED, TRAILED]))
+def test_it_does_not_matter_where_a_packet_ends(data: st.DataObject, request_bytes: bytes) -> None:
+    cuts = data.draw(st.sets(st.integers(1, len(request_bytes) - 1)).map(sorted))
+    parts = [request_bytes[start:end] for start, end in pairwise([0, *cuts, len(request_bytes)])]
+    assert events(*parts).count("EndOfMessage") == 1
