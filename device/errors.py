@@ -34,6 +34,7 @@ class Trouble(StrEnum):
     PROFILE_HASH_MISMATCH = "profile_hash_mismatch"
     PAIRING_HASH_MISMATCH = "pairing_hash_mismatch"
     PAIR_INVALID = "pair_invalid"
+    APPROVAL_INVALID = "approval_invalid"
     PAIRING_ENDED = "pairing_ended"
     IDENTITY_NOT_OFFERED = "identity_not_offered"
     NOT_CONFIRMED = "not_confirmed"
@@ -77,6 +78,7 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.PROFILE_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIRING_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIR_INVALID: ExitCode.UNTRUSTED,
+        Trouble.APPROVAL_INVALID: ExitCode.UNTRUSTED,
         Trouble.PAIRING_ENDED: ExitCode.UNAVAILABLE,
         Trouble.IDENTITY_NOT_OFFERED: ExitCode.NOT_FOUND,
         Trouble.NOT_CONFIRMED: ExitCode.UNAVAILABLE,

@@ -15,6 +15,8 @@ from agentkeys_core.changes import (
 from agentkeys_core.encoding import canonical_json, fields, hex_decode, hex_encode, parse_canonical
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.registry import K11Public, OperatorState, Role
+from device.agents import known_as
+from device.approvals import behind
 from device.change_desk import Receipt, apply_change, approved, send_change, views_of
 from device.collected import COLLECT_LIFE_S, Collected
 from device.errors import DeviceError, Trouble
@@ -131,25 +133,30 @@ def begin(device: Device, build: Build) -> Collected:
         DeviceError: `registry_views_differ` where broker and worker tell different counters: nothing is signed then
             that somebody could keep and play later.
     """
-    views = views_of(device, device.identity().operator_omni)
-    if not same_view(views):
-        raise DeviceError(Trouble.REGISTRY_VIEWS_DIFFER, "broker and worker tell different states; try again")
-    change = build(views[0].state, device.now() + COLLECT_LIFE_S)
+    change = build(_agreed_state(device), device.now() + COLLECT_LIFE_S)
     signed, assertions = approved(device, change, question="Sign this?")
     signatures = ChangeSignatures(k10=signed.signature, k11=assertions)
     return Collected(signed=SignedChange(change=change, signatures=signatures))
 
 
+def _agreed_state(device: Device) -> OperatorState:
+    views = views_of(device, device.identity().operator_omni)
+    if not same_view(views):
+        raise DeviceError(Trouble.REGISTRY_VIEWS_DIFFER, "broker and worker tell different states; try again")
+    return views[0].state
+
+
 def approve(device: Device, collected: Collected) -> Collected:
-    """Add this master's K11 to what another master began.
+    """Add this master's K11 to what another master began, once who did and who approved it so far are proven and told.
 
     Raises:
-        DeviceError: `bad_file` for another operator's, or one that this master has approved already.
+        DeviceError: as `behind`; `bad_file` where this master has approved it already; `registry_views_differ`.
     """
-    if collected.change.operator_omni != device.identity().operator_omni:
-        raise DeviceError(Trouble.BAD_FILE, "that is a change of another operator")
+    found = behind(device, collected, _agreed_state(device))
     if device.k10.key_hash in collected.devices:
         raise DeviceError(Trouble.BAD_FILE, "this master has approved it already")
+    approved_by = ", ".join(known_as(master) for master in found.by) or "nobody"
+    device.show.warn(f"Begun by {known_as(found.began)}, approved so far by {approved_by}.")
     _, assertions = approved(device, collected.change, question="Approve this?")
     return collected.with_k11(*assertions)
 

@@ -77,7 +77,9 @@ class Console:
             "/claim": lambda form: self._inbox.claim(self._desk.device, self._desk.master, form.one("code")),
             "/do": self._do,
             "/end-session": lambda form: end_session_of(form, self._desk.session),
-            "/hand-in": lambda form: self._inbox.hand_in(self._desk.device, form.one("text")),
+            "/hand-in": lambda form: self._inbox.hand_in(
+                self._desk.device, form.one("text"), lambda: self._desk.seen().state
+            ),
             "/sign-in": self._sign_in,
             "/stop": self._stop,
         }

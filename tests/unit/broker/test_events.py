@@ -25,6 +25,7 @@ from tests.fakes.services_kit import Services
 from tests.unit.broker.visitor import Visit
 
 BEAT_S = 0.05
+MAX_BEATS = 200
 PATH = "/v1/events"
 
 
@@ -88,14 +89,15 @@ class Reader:
         raise EOFError
 
     def event(self) -> tuple[str, Any]:
-        """The next event that is no beat."""
-        while True:
+        """The next event that is no beat. A stream that only beats is told from one that has something to tell."""
+        for _ in range(MAX_BEATS):
             found = self.block()
             if "event" in found:
                 return found["event"], json.loads(found["data"])
+        raise AssertionError("nothing but beats")
 
     def is_over(self) -> bool:
-        return list(self._lines) == []
+        return next(self._lines, None) is None
 
 
 @pytest.fixture

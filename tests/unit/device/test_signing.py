@@ -31,6 +31,7 @@ from device.wallet import Ground, Wallet
 from tests.fakes.signing_policy import HOST, POLICY_ID, permit
 from tests.unit.device.conftest import Outcome, Person
 from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.terminal import Terminal
 
 SIWE = ("sign", "siwe", "--domain", HOST, "--uri", f"https://{HOST}/login")
 
@@ -229,6 +230,19 @@ def test_shows_what_typed_data_means(agent: Person, wallet: DeviceKey, tmp_path:
     shown = agent("sign", "typed-data", file, "--policy", POLICY_ID, as_json=False)
     assert "Let another account spend tokens, on chain 8453" in shown.err
     assert "Let another account spend tokens, on chain 8453" in shown.out
+
+
+def test_who_is_asked_has_seen_what_it_means(agent: Person, wallet: DeviceKey, tmp_path: Path) -> None:
+    file = permit_file(tmp_path, wallet.address)
+    for words, meaning in (
+        (("sign", "typed-data", file, "--policy", POLICY_ID), "Let another account spend tokens"),
+        ((*SIWE, "--statement", "Hello."), "Hello."),
+    ):
+        with Terminal(agent, *map(str, words)) as terminal:
+            before = terminal.until(r"\[y/N\]")
+            terminal.write(b"n\n")
+            code, _ = terminal.end()
+        assert (code, meaning in before, "digest" in before) == (1, True, True)
 
 
 def test_typed_data_of_another_wallet_is_not_used(
