@@ -393,17 +393,3 @@ def test_any_line_is_an_approval_or_a_named_refusal(text: str) -> None:
 
 def test_a_master_does_not_ask_a_master(master: Person, tmp_path: Path) -> None:
     assert sign_permit(master, tmp_path, bytes(20), "--ask-master").reason == "usage"
-
-
-@given(
-    data=st.binary(max_size=80)
-    | st.sampled_from(Ground).map(lambda ground: Wallet(address=bytes(20), ground=ground).encode())
-)
-def test_any_bytes_are_a_wallet_or_a_named_refusal(data: bytes) -> None:
-    try:
-        wallet = Wallet.parse(data)
-    except KeyServiceError as refusal:
-        if refusal.reason not in {Reason.INVALID_ENCODING, Reason.UNKNOWN_FIELDS}:
-            raise
-    else:
-        assert wallet.encode() == data
