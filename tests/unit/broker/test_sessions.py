@@ -9,10 +9,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agentkeys_core.encoding import b64u_encode, canonical_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.ids import address_of, device_key_hash
 from agentkeys_core.keys import DeviceKey, ES256PublicKey
+from agentkeys_core.ops import Op
 from agentkeys_core.proof import PROOF_HEADER
 from broker import session_tokens
 from broker.keys import K1Keys
@@ -275,10 +277,18 @@ def test_keys_never_print() -> None:
     assert ES256PublicKey.of(key.public_key()).kid in repr(keys)
 
 
-def test_a_session_is_worth_nothing_where_caps_are_co_signed(visit: Visit) -> None:
+def test_a_session_is_worth_nothing_where_caps_are_co_signed(services: Services, visit: Visit) -> None:
+    """All is right but the device's signature under the cap; a session and a proof of the same device go with it."""
     visit.sign_in()
-    answer = visit.ask("request", "POST", "/v1/caps")
-    assert reason(answer) == "invalid_cap"
+    body = b'{"message":"x"}'
+    names, siwe = services.names(), services.ask(Op.SIWE_SIGN, "siwe:app.example.com", body)
+    for path, asked in (("/v1/caps", names), ("/v1/sign/siwe", siwe)):
+        forged = replace(asked.uncosigned, device_signature=bytes(64))
+        sent = forged.encode()
+        if asked is siwe:
+            sent = canonical_json({"body": b64u_encode(body), "cap": forged.to_json()})
+        assert reason(visit.ask("request", "POST", path, sent)) == "device_signature_invalid"
+    assert visit.ask("request", "POST", "/v1/caps", names.uncosigned.encode()).status_code == 200
 
 
 def test_a_device_has_so_many_requests_a_minute(services: Services) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segno
 
 from agentkeys_core.changes import pairing_hash
 from agentkeys_core.encoding import b64u_encode
@@ -282,12 +283,26 @@ def told_by(terminal: Terminal) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def test_a_machine_and_a_master_pair_by_commands(master: Person, person: Callable[[str], Person]) -> None:
+def drawn(shown: str) -> list[bytes]:
+    """The modules of the QR code on a terminal, without its quiet zone: two rows in each line, dark is ink."""
+    halves = {" ": (0, 0), "\u2580": (1, 0), "\u2584": (0, 1), "\u2588": (1, 1)}
+    found: list[bytes] = []
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines():
+        if line and set(line) <= set(halves):
+            found += (bytes(halves[cell][half] for cell in line) for half in (0, 1))
+    rows = [row[2:-2] for row in found[2:]]
+    return rows[: len(rows[0])]
+
+
+def test_a_machine_and_a_master_pair_by_commands(
+    master: Person, person: Callable[[str], Person], deployment: Deployment
+) -> None:
     machine = person("machine")
     operator = master("whoami").data["operator_omni"]
     with scripted(machine, "--service", "cred:openrouter") as terminal:
         code, pairing = told_by(terminal)
-        assert "\u2588" in terminal.shown  # the QR code
+        link = PairingLink(broker=deployment.profile.broker, code=code, hash=bytes.fromhex(pairing.replace(" ", "")))
+        assert drawn(terminal.shown) == [bytes(row) for row in segno.make_qr(link.encode(), error="l").matrix]
         done: list[Any] = []
         words = ("--label", "research", "--service", "cred:openrouter", "--pairing-hash", pairing)
         approving = threading.Thread(target=lambda: done.append(approve(master, code, *words)))
