@@ -27,7 +27,7 @@ from device.setting_up import set_up
 from device.show import Show
 from tests.unit.device.conftest import Person
 from tests.unit.device.deployment import Deployment, problem
-from tests.unit.device.terminal import Terminal
+from tests.unit.device.terminal import Terminal, drawn
 
 ROUNDS = 400
 ASKED = r"\[y/N\]"
@@ -281,17 +281,6 @@ def told_by(terminal: Terminal) -> tuple[str, str]:
     found = re.search(SHOWN, terminal.until(SHOWN))
     assert found is not None, terminal.shown
     return found[1], found[2]
-
-
-def drawn(shown: str) -> list[bytes]:
-    """The modules of the QR code on a terminal, without its quiet zone: two rows in each line, dark is ink."""
-    halves = {" ": (0, 0), "\u2580": (1, 0), "\u2584": (0, 1), "\u2588": (1, 1)}
-    found: list[bytes] = []
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines():
-        if line and set(line) <= set(halves):
-            found += (bytes(halves[cell][half] for cell in line) for half in (0, 1))
-    rows = [row[2:-2] for row in found[2:]]
-    return rows[: len(rows[0])]
 
 
 def test_a_machine_and_a_master_pair_by_commands(
