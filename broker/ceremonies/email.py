@@ -14,7 +14,7 @@ from broker.rates import HOUR_S, Rates
 
 #: Mails to one address, and mails that one client causes, in an hour.
 PER_ADDRESS: Final = 5
-PER_CLIENT: Final = 20
+PER_CLIENT: Final = 40
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
 Somebody, hopefully you, asked to bind this address to a device for AgentKeys.

@@ -8,7 +8,7 @@ from agentkeys_core.encoding import fields, strict_json
 from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.steps import detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyState
@@ -17,7 +17,9 @@ from broker.web.pages import Pages
 #: The field of a form in which somebody types how the device begins.
 TYPED: Final = "device"
 #: Beginning one keeps something, and may send a mail.
-CEREMONY_PRICE: Final = 5
+CEREMONY_PRICE: Final = 5.0
+#: A device asks each second how far it is, for as long as its person takes: twenty of them, at one address, as well.
+POLL_PRICE: Final = 0.2
 _STATES: Final = [state.value for state in CeremonyState]
 #: A ceremony, for the device that began it.
 CEREMONY: Final = closed(
@@ -71,7 +73,6 @@ def shown_by(path: str, summary: str, page: Callable[[str], Page], pages: Pages,
         path=path,
         summary=f"{summary} Looking changes nothing.",
         handler=lambda call: page(call.path["secret"]),
-        given_back=always,
         refusal=pages.refused,
         variable=B64U,
         waits=waits,

@@ -1,4 +1,4 @@
-"""K1 replaced under two running brokers that share their state: what one of them gave is good at the other all along."""
+"""K1 replaced under two running brokers on one PostgreSQL: what one of them gave is good at the other all along."""
 
 import time
 from collections.abc import Iterator
@@ -12,13 +12,16 @@ from demo.process import Service, free_port, program, run
 from device.credentials import get, put
 from tests.adversarial.town import Town, town_in
 from tests.fakes.clock import StillClock
+from tests.fakes.postgres import Postgres
 from tests.unit.broker.visitor import EMPTY, Visit, reason
 
 
 @pytest.fixture
 def town(tmp_path: Path) -> Iterator[Town]:
-    with town_in(tmp_path / "stack") as made:
-        yield made
+    with Postgres(folder=tmp_path / "postgres") as server:
+        settings = {"broker": f'[store]\npostgresql = "{server.database()}"\n'}
+        with town_in(tmp_path / "stack", settings=settings) as made:
+            yield made
 
 
 class Broker:
@@ -80,6 +83,8 @@ def test_what_one_broker_gave_is_good_at_the_other_while_k1_is_replaced(town: To
         two = broker(f"https://127.0.0.1:{port}")
         old = two.sign_in(before)  # the challenge is of the old key, the token of the new one
         assert old.status_code == 200, old.text
+        assert reason(one.sign_in(before)) == "proof_invalid"  # used up at the other one
+        assert not list(state.glob("broker.db*"))  # the setting says where all of it is
         new = one.sign_in(two.nonce())
         assert new.status_code == 200, new.text
         for asked in (one, two):

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -17,12 +17,13 @@ from sqlalchemy import URL
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, MAX_ID_TOKEN_BYTES, OidcEvidence
 from agentkeys_core.hashes import sha256
-from agentkeys_runtime.web.gate import WAITING_THREADS
+from agentkeys_runtime.web.gate import WAITING_PER_SENDER, WAITING_THREADS
 from broker.adapters import openid, openid_http
 from broker.adapters.openid import PLACES
 from broker.adapters.openid_http import MAX_ANSWER
 from broker.adapters.store.engine import database_url
 from broker.ceremonies.oidc import CALLBACK, CODES, way_back
+from tests.fakes.app_client import AppClient
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.openid_server import OpenIdServer
 from tests.fakes.services_kit import BROKER_ORIGIN
@@ -56,9 +57,9 @@ class Ceremony:
         self.id, self.page = self.begun.json()["id"], urlsplit(self.begun.json()["page"]).path
         self.state = self.page.rpartition("/")[2]
 
-    def back(self, code: str = "x", **more: str) -> httpx.Response:
+    def back(self, code: str = "x", *, client: AppClient | None = None, **more: str) -> httpx.Response:
         query = urlencode({"code": code, "state": self.state, **more})
-        return self.world.client.get(f"{CALLBACK}{way_back(self.evil.issuer)}?{query}")
+        return (client or self.world.client).get(f"{CALLBACK}{way_back(self.evil.issuer)}?{query}")
 
     def told(self) -> httpx.Response:
         return status(self.visit, self.id)
@@ -237,17 +238,26 @@ def stuck(world: IdentityWorld, evil: HostileProvider, count: int) -> Iterator[l
     answers: list[httpx.Response] = []
     ceremonies = [Ceremony(world, evil) for _ in range(count)]
     world.client.get(ceremonies[0].page)
-    threads = [threading.Thread(target=lambda each=each: answers.append(each.back())) for each in ceremonies]
-    for thread in threads:
-        thread.start()
-    for _ in range(min(count, PLACES)):
-        assert evil.waiting.acquire(timeout=20)
-    try:
-        yield answers
-    finally:
-        evil.held.set()
+    with ExitStack() as stack:
+        senders = [
+            stack.enter_context(AppClient(world.app, f"192.0.2.{number // WAITING_PER_SENDER}"))
+            for number in range(count)
+        ]
+
+        def back(ceremony: Ceremony, client: AppClient) -> None:
+            answers.append(ceremony.back(client=client))
+
+        threads = [threading.Thread(target=back, args=pair) for pair in zip(ceremonies, senders, strict=True)]
         for thread in threads:
-            thread.join()
+            thread.start()
+        for _ in range(min(count, PLACES)):
+            assert evil.waiting.acquire(timeout=20)
+        try:
+            yield answers
+        finally:
+            evil.held.set()
+            for thread in threads:
+                thread.join()
 
 
 def test_a_provider_that_stalls_keeps_nobody_else_waiting(
@@ -257,6 +267,18 @@ def test_a_provider_that_stalls_keeps_nobody_else_waiting(
         assert page_reason(Ceremony(world, evil).back()) == "overloaded"
         assert world.client.get("/v1/session/challenge").status_code == 200
     assert [answer.status_code for answer in answers] == [303] * PLACES
+
+
+def test_one_sender_never_has_all_places_of_a_provider(world: IdentityWorld, evil: HostileProvider) -> None:
+    """Nor all those where anything is waited for: two senders leave room, and so do two providers that stall."""
+    assert 2 * WAITING_PER_SENDER <= PLACES
+    assert 2 * PLACES < WAITING_THREADS
+    with stuck(world, evil, WAITING_PER_SENDER), AppClient(world.app, "192.0.2.0") as same:
+        assert page_reason(Ceremony(world, evil).back(client=same)) == "overloaded"
+        other = threading.Thread(target=Ceremony(world, evil).back)
+        other.start()
+        assert evil.waiting.acquire(timeout=20)
+    other.join()
 
 
 def test_an_answer_that_drips_ends_in_time(

@@ -85,3 +85,14 @@ class Terminal:
         if not self._ended:
             os.kill(self._child, signal.SIGKILL)
             self._wait()
+
+
+def drawn(shown: str) -> list[bytes]:
+    """The modules of the QR code on a terminal, without its quiet zone: two rows in each line, dark is ink."""
+    halves = {" ": (0, 0), "\u2580": (1, 0), "\u2584": (0, 1), "\u2588": (1, 1)}
+    found: list[bytes] = []
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines():
+        if line and set(line) <= set(halves):
+            found += (bytes(halves[cell][half] for cell in line) for half in (0, 1))
+    rows = [row[2:-2] for row in found[2:]]
+    return rows[: len(rows[0])]

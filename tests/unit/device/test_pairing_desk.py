@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segno
 
 from agentkeys_core.changes import pairing_hash
 from agentkeys_core.encoding import b64u_encode
@@ -26,7 +27,7 @@ from device.setting_up import set_up
 from device.show import Show
 from tests.unit.device.conftest import Person
 from tests.unit.device.deployment import Deployment, problem
-from tests.unit.device.terminal import Terminal
+from tests.unit.device.terminal import Terminal, drawn
 
 ROUNDS = 400
 ASKED = r"\[y/N\]"
@@ -282,12 +283,15 @@ def told_by(terminal: Terminal) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def test_a_machine_and_a_master_pair_by_commands(master: Person, person: Callable[[str], Person]) -> None:
+def test_a_machine_and_a_master_pair_by_commands(
+    master: Person, person: Callable[[str], Person], deployment: Deployment
+) -> None:
     machine = person("machine")
     operator = master("whoami").data["operator_omni"]
     with scripted(machine, "--service", "cred:openrouter") as terminal:
         code, pairing = told_by(terminal)
-        assert "\u2588" in terminal.shown  # the QR code
+        link = PairingLink(broker=deployment.profile.broker, code=code, hash=bytes.fromhex(pairing.replace(" ", "")))
+        assert drawn(terminal.shown) == [bytes(row) for row in segno.make_qr(link.encode(), error="l").matrix]
         done: list[Any] = []
         words = ("--label", "research", "--service", "cred:openrouter", "--pairing-hash", pairing)
         approving = threading.Thread(target=lambda: done.append(approve(master, code, *words)))
