@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 
 from agentkeys_core.encoding import address_encode, hex_encode
-from agentkeys_core.ops import ObjectClass
 from agentkeys_core.registry import DeviceRecord, OperatorState
 from device.agents import actor_named, device_named, freeze, revoke_device, state_now, unfreeze
 from device.broker_session import BrokerSession
 from device.commands import masters
 from device.commands.context import device_json, opened, options, receipt_json
+from device.deciding import classes_to_destroy, words_for_the_rest
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import class_words, moment, role_words
 from device.keys import K10
 from device.last_use import last_uses, use_words
-from device.masters import revoke_master, teardown, threshold_after
+from device.masters import revoke_master, teardown
 from device.rotating import Rotation, ask_without_old_key, rotate
 from device.session import Device, load_profile
 
@@ -97,9 +97,9 @@ def revoke_command(context: typer.Context, name: HashArgument, collect: masters.
         state = state_now(device)
         target = state.devices.get(key_hash)
         if target is not None and target.is_master:
-            after = threshold_after(state, key_hash)
-            if after < state.threshold:
-                device.show.warn(f"Afterwards {after} instead of {state.threshold} masters can let masters in and out.")
+            words = words_for_the_rest(state, key_hash)
+            if words:
+                device.show.warn(words)
             masters.carry_out(device, revoke_master(key_hash), collect)
             return
         if collect is not None:
@@ -174,11 +174,7 @@ def teardown_command(
     memory: Annotated[bool, typer.Option("--memory", help="The memory of that actor.")] = False,
 ) -> None:
     """Destroy stored data for ever: its keys are never released again. There is no way back. Needs K11."""
-    classes = credentials * int(ObjectClass.CREDENTIALS) | memory * int(ObjectClass.MEMORY)
-    if not classes:
-        raise DeviceError(Trouble.USAGE, "say what: --credentials, --memory or both")
-    if credentials and agent is not None:
-        raise DeviceError(Trouble.USAGE, "an agent owns no credentials: they are the operator's")
+    classes = classes_to_destroy(credentials=credentials, memory=memory, own=agent is None)
     with opened(context) as device:
         actor = device.identity().operator_omni if agent is None else actor_named(device, agent)
         receipt = teardown(device, actor, classes)

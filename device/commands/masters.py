@@ -5,29 +5,18 @@ from typing import Annotated
 
 import typer
 
-from agentkeys_core.changes import AddMaster
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.registry import ALL_ROLES
 from device.agents import device_named
-from device.change_desk import Receipt, apply_change, views_of
+from device.change_desk import Receipt
 from device.collected import Collected
 from device.commands.comparing import compare_hash
 from device.commands.context import opened, receipt_json
+from device.deciding import Step, decide_alone, go_on, next_step, takes_several
 from device.errors import DeviceError, Trouble
 from device.home import read_public_file
 from device.identity import Part
-from device.masters import (
-    Build,
-    add_master,
-    approve,
-    begin,
-    is_enough,
-    join,
-    pairing_hash_of,
-    send_collected,
-    set_roles,
-    set_threshold,
-)
+from device.masters import Build, add_master, begin, join, pairing_hash_of, set_roles, set_threshold
 from device.pairing import MAX_OFFER_BYTES, Offer
 from device.session import Device
 
@@ -80,12 +69,12 @@ def approve_command(
         shown_hash = pairing_hash_of(device, collected)
         if shown_hash is not None:
             compare_hash(device.show, shown_hash, pairing_hash, machine="new machine")
-        more = approve(device, collected)
-        if isinstance(more.change, AddMaster) or not is_enough(device, more):
-            more.write(file, replace_it=True)
-            _say_next(device, more, file)
+        following = go_on(device, collected)
+        if isinstance(following, Collected):
+            following.write(file, replace_it=True)
+            _say_next(device, following, file)
             return
-        _print_done(device, send_collected(device, more))
+        _print_done(device, following)
 
 
 def join_command(
@@ -134,10 +123,9 @@ def carry_out(device: Device, build: Build, collect: Path | None) -> None:
         collected.write(collect, replace_it=False)
         _say_next(device, collected, collect)
         return
-    views = views_of(device, device.identity().operator_omni)
-    if min(view.state.threshold for view in views) > 1:
+    if takes_several(device):
         raise DeviceError(Trouble.USAGE, "that takes several masters: begin a file with --collect FILE")
-    _print_done(device, apply_change(device, build, k11=True, everywhere=True))
+    _print_done(device, decide_alone(device, build))
 
 
 def _print_done(device: Device, receipt: Receipt) -> None:
@@ -145,9 +133,10 @@ def _print_done(device: Device, receipt: Receipt) -> None:
 
 
 def _say_next(device: Device, collected: Collected, file: Path) -> None:
-    enough = is_enough(device, collected)
+    following = next_step(device, collected)
+    enough = following is not Step.ANOTHER_APPROVES
     by = [hex_encode(key_hash) for key_hash in collected.devices]
     data = {"approved_by": by, "change": collected.change.type, "done": False, "enough": enough, "file": str(file)}
-    joins = enough and isinstance(collected.change, AddMaster)
+    joins = following is Step.NEW_MACHINE_JOINS
     step = "on the new machine: agentkeys join FILE" if joins else "on another master: agentkeys device approve FILE"
     device.show.result(data, [f"approved by {len(by)}: {file}", f"next, within the hour, {step}"])

@@ -5,7 +5,6 @@ from typing import Final
 
 from agentkeys_core.encoding import hex_decode
 from agentkeys_core.errors import KeyServiceError
-from agentkeys_core.ops import ObjectClass
 from agentkeys_core.registry import OperatorState
 from device.agents import checked_services, device_name, freeze, revoke_device, set_scope, unfreeze
 from device.approval import ApprovalRequest, approve, encode_approval
@@ -14,8 +13,9 @@ from device.console.forms import Form
 from device.console.job import Job, Work
 from device.console.mastering import carry_out, rotated, rotation_asked_for, row_words
 from device.console.pages import owner_name
+from device.deciding import classes_to_destroy, words_for_the_rest
 from device.errors import DeviceError, Trouble
-from device.masters import revoke_master, set_roles, set_threshold, teardown, threshold_after
+from device.masters import revoke_master, set_roles, set_threshold, teardown
 from device.session import Device
 
 #: Reads the registry; for what only the state can tell.
@@ -57,11 +57,8 @@ def _revoke(key_hash: bytes, state: OperatorState) -> Work:
     done = "The device is revoked for ever."
     if not target.is_master:
         return change(lambda device: revoke_device(device, key_hash), done)
-    after = threshold_after(state, key_hash)
-    notes = [f"The registry calls this device: {device_name(target)}"]
-    if after < state.threshold:
-        notes.append(f"Afterwards {after} instead of {state.threshold} masters can let masters in and out.")
-    return carry_out(revoke_master(key_hash), done, notes=notes)
+    notes = (f"The registry calls this device: {device_name(target)}", words_for_the_rest(state, key_hash))
+    return carry_out(revoke_master(key_hash), done, notes=[note for note in notes if note])
 
 
 def _scope(form: Form) -> Work:
@@ -78,15 +75,15 @@ def _scope(form: Form) -> Work:
 
 def _teardown(form: Form, state: OperatorState) -> Work:
     actor = key_hash_of(form.one("actor"))
-    own = actor == state.operator_omni
-    kinds = {"memory": ObjectClass.MEMORY} | ({"credentials": ObjectClass.CREDENTIALS} if own else {})
     ticked = set(form.many("classes"))
-    if not ticked or not ticked <= kinds.keys():
-        raise DeviceError(Trouble.USAGE, "Tick what is to be destroyed.")
+    if not ticked <= {"credentials", "memory"}:
+        raise DeviceError(Trouble.USAGE, "There is no such data.")
+    classes = classes_to_destroy(
+        credentials="credentials" in ticked, memory="memory" in ticked, own=actor == state.operator_omni
+    )
     name = owner_name(state, actor)
     if name is None or form.one("name") != name:
         raise DeviceError(Trouble.USAGE, "The name that you typed is another one; nothing was destroyed.")
-    classes = sum(int(kinds[kind]) for kind in ticked)
     return change(lambda device: teardown(device, actor, classes), "That data is destroyed: no key of it is released.")
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-from agentkeys_core.changes import AddMaster
-from device.change_desk import Receipt, apply_change, views_of
+from device.change_desk import Receipt
 from device.collected import Collected
 from device.console.job import Job, Work
+from device.deciding import Step, decide_alone, go_on, next_step, takes_several
 from device.intent import moment
-from device.masters import Build, add_master, approve, begin, is_enough, send_collected
+from device.masters import Build, add_master, begin
 from device.pairing import Offer
 from device.rotating import Rotation, ask_without_old_key, rotate
 from device.session import Device
@@ -28,11 +28,9 @@ def carry_out(build: Build, done: str, *, notes: Sequence[str] = ()) -> Work:
     def work(job: Job, device: Device) -> Sequence[str]:
         for note in notes:
             device.show.warn(note)
-        views = views_of(device, device.identity().operator_omni)
-        if min(view.state.threshold for view in views) > 1:
+        if takes_several(device):
             return _handed_over(job, device, begin(device, build))
-        receipt = apply_change(device, build, k11=True, everywhere=True)
-        return done, row_words(receipt)
+        return done, row_words(decide_alone(device, build))
 
     return work
 
@@ -41,11 +39,10 @@ def approved_too(collected: Collected) -> Work:
     """Work that adds this master's K11 to what another master began, and sends it once enough have approved."""
 
     def work(job: Job, device: Device) -> Sequence[str]:
-        more = approve(device, collected)
-        if isinstance(more.change, AddMaster) or not is_enough(device, more):
-            return _handed_over(job, device, more)
-        receipt = send_collected(device, more)
-        return "Enough masters have approved; it is done.", row_words(receipt)
+        following = go_on(device, collected)
+        if isinstance(following, Collected):
+            return _handed_over(job, device, following)
+        return "Enough masters have approved; it is done.", row_words(following)
 
     return work
 
@@ -83,12 +80,14 @@ def _rotation_words(rotation: Rotation) -> Sequence[str]:
 def _handed_over(job: Job, device: Device, collected: Collected) -> Sequence[str]:
     job.hand_over(_FILE, collected.encode().decode())
     approved = f"Approved by {len(collected.devices)} so far."
-    if not is_enough(device, collected):
-        return (
-            approved,
-            "Within the hour, another master approves this file: on its console's page Masters, or",
-            _NEXT,
-        )
-    if isinstance(collected.change, AddMaster):
-        return approved, "Within the hour, take this file to the new machine, and run there:", "agentkeys join FILE"
-    return approved, "That is enough; another master's approval sends it."
+    match next_step(device, collected):
+        case Step.ANOTHER_APPROVES:
+            return (
+                approved,
+                "Within the hour, another master approves this file: on its console's page Masters, or",
+                _NEXT,
+            )
+        case Step.NEW_MACHINE_JOINS:
+            return approved, "Within the hour, take this file to the new machine, and run there:", "agentkeys join FILE"
+        case Step.ANOTHER_SENDS:
+            return approved, "That is enough; another master's approval sends it."

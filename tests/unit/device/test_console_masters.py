@@ -280,7 +280,7 @@ def test_what_is_destroyed_is_named_in_writing(registry: RealRegistry, first: Pe
     assert "no way back" in visitor.get("/page/destroy").text
     fields: Fields = {"what": "teardown", "actor": own.hex(), "classes": ["credentials"], "name": "my own data"}
     bends: list[Fields] = [{"name": ""}, {"name": "My own data"}, {"classes": []}, {"classes": ["x"]}]
-    bends.append({"actor": "00" * 32})
+    bends += [{"actor": "00" * 32}, {"classes": ["credentials", "x"]}]
     for bent in bends:
         assert visitor.send("/do", **(fields | bent))["reason"] == "usage"
     assert visitor.console._job is None
