@@ -8,12 +8,14 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.mailbox import check_email, without_tag
 from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, with_blank
+from broker.networks import site_of
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
 from broker.proofs import Claim, Proofs
 from broker.rates import HOUR_S, Rates
 
-#: Mails to one address, and mails that one client causes, in an hour.
-PER_ADDRESS: Final = 5
+#: Mails in an hour: that one site causes to one address, that go to it in all, and that one client causes.
+PER_SITE: Final = 5
+PER_ADDRESS: Final = 20
 PER_CLIENT: Final = 20
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
@@ -68,9 +70,12 @@ class EmailDesk:
         check_email(address, reason=Reason.INVALID_BODY)
         self._proofs.redeem(proof)
         self._charge(b"mail-client:" + claim.client.encode(), PER_CLIENT)
-        self._charge(b"mail-address:" + sha256(without_tag(address).encode()), PER_ADDRESS)
+        mailbox = sha256(without_tag(address).encode())
+        # One site alone cannot use an address up for its owner; it is charged first, so that its refusals take nothing.
+        self._charge(b"mail-site:" + mailbox + site_of(claim.client).encode(), PER_SITE)
+        self._charge(b"mail-address:" + mailbox, PER_ADDRESS)
         begun = self._steps.begin(proof.device, CeremonyKind.EMAIL, {"address": address})
-        self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun))
+        self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun), client=claim.client)
         return begun.ceremony
 
     def shown(self, secret: str) -> EmailRequest:

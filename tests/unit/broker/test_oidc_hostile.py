@@ -26,12 +26,11 @@ from broker.ceremonies.oidc import CALLBACK, CODES, way_back
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.openid_server import OpenIdServer
 from tests.fakes.services_kit import BROKER_ORIGIN
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, provider_settings
+from tests.unit.broker.identity_world import NONCE, IdentityWorld, identity_world, provider_settings
 from tests.unit.broker.test_email import FORM, page_reason, status
 from tests.unit.broker.test_oidc import Person, begin, onward_of
 from tests.unit.broker.visitor import Visit, reason, typed
 
-NONCE = b64u_encode(sha256(b"binds K10 and K11"))
 JSON = {"Content-Type": "application/json"}
 
 

@@ -2,42 +2,21 @@
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 import httpx
 import pytest
-from sqlalchemy import URL
 
 from broker.ceremonies.steps import TYPED_TRIES
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.mail_server import MailServer
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
+from tests.unit.broker.identity_world import IdentityWorld
 from tests.unit.broker.test_email import FORM, page_reason, path_of, status
 from tests.unit.broker.test_oidc import onward_of
-from tests.unit.broker.test_oidc_hostile import NONCE, Ceremony
+from tests.unit.broker.test_oidc_hostile import Ceremony
 from tests.unit.broker.test_passkey import Person, bind, enrol, made
 from tests.unit.broker.visitor import Visit, reason
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MailServer]:
-    with MailServer(tmp_path, "starttls") as found:
-        yield found
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[HostileProvider]:
-    with HostileProvider(folder=tmp_path / "provider", nonce=NONCE) as found:
-        yield found
-
-
-@pytest.fixture
-def world(database: URL, server: MailServer, provider: HostileProvider) -> Iterator[IdentityWorld]:
-    with identity_world(database, mail=mail_settings(server), provider=provider.settings, at=time.time()) as found:
-        yield found
 
 
 class Asked:

@@ -48,7 +48,7 @@ class Letters:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
 
-    def send(self, *, to: str, subject: str, text: str) -> None:
+    def send(self, *, to: str, subject: str, text: str, client: str) -> None:
         self.sent.append((to, text))
 
     def link(self) -> str:
