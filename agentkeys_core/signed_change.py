@@ -122,9 +122,12 @@ class SignedChange:
         Raises:
             KeyServiceError: `too_large`, `unknown_fields`, else `invalid_change`.
         """
-        members = fields(
-            strict_json(data, limit=MAX_CHANGE_BYTES, reason=_BAD), required=("change", "signatures"), reason=_BAD
-        )
+        return cls.from_json(strict_json(data, limit=MAX_CHANGE_BYTES, reason=_BAD))
+
+    @classmethod
+    def from_json(cls, obj: object) -> Self:
+        """Read `to_json`'s object. Raises `unknown_fields`, else `invalid_change`."""
+        members = fields(obj, required=("change", "signatures"), reason=_BAD)
         named = fields(members["change"], required=("message", "type"), reason=_BAD)
         if named["type"] == Pair.struct.name:
             raise KeyServiceError(_BAD, "a Pair is no change")
@@ -135,12 +138,14 @@ class SignedChange:
 
     def encode(self) -> bytes:
         """The HTTP body, as canonical JSON."""
-        return canonical_json(
-            {
-                "change": {"message": self.change.to_message(), "type": self.change.type},
-                "signatures": self.signatures.to_json(),
-            }
-        )
+        return canonical_json(self.to_json())
+
+    def to_json(self) -> dict[str, object]:
+        """The object of the HTTP body."""
+        return {
+            "change": {"message": self.change.to_message(), "type": self.change.type},
+            "signatures": self.signatures.to_json(),
+        }
 
     def digest(self, domain: Domain) -> bytes:
         """The change's EIP-712 digest."""

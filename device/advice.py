@@ -25,6 +25,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "already_bound": "That identity or device has a tree already: a master of it can let this machine in.",
     "rate_limited": "That was asked too often; wait a while.",
     "mail_unreachable": "The broker could not hand the mail over; check the address, or try again later.",
+    "rotation_not_in_force": "Nothing was given up: the key before is still here, and so is the new one.",
     "k11_invalid": "Another key answered than this device's K11, or it is a software K11 and the registry takes none.",
     "k11_key_not_found": "Plug it in; on Linux a udev rule lets you open it. See the runbook on security keys.",
     "k11_key_lost": "Leave the key plugged in, and try again.",
@@ -32,11 +33,14 @@ _ADVICE: Final[Mapping[str, str]] = {
     "k11_key_unsuitable": "K11 needs a FIDO2 key with a PIN or a fingerprint.",
 }
 
+#: Of all refusals that tell the server's time, those that a wrong clock can be the cause of.
+_OF_CLOCKS: Final = frozenset({"cap_expired", "cap_not_yet_valid", "proof_invalid"})
+
 
 def advice_on(error: DeviceError | KeyServiceError) -> str:
-    """One line for the person, or nothing. It may hold what a server said: it is cleaned before it is shown."""
+    """One line for the person, or nothing."""
     words = _ADVICE.get(str(error.reason), "")
-    if isinstance(error, KeyServiceError) and str(error.reason).startswith("cap_") and "server_time" in error.metadata:
+    if isinstance(error, KeyServiceError) and str(error.reason) in _OF_CLOCKS and "server_time" in error.metadata:
         words += f" Server time: {error.metadata['server_time']} (Unix seconds)."
     if isinstance(error, KeyServiceError) and RETRY_AFTER in error.metadata:
         words += f" Try again in {error.metadata[RETRY_AFTER]} s."

@@ -19,6 +19,7 @@ from device.session import Device
 _HASH: Final = re.compile("[0-9a-f]{64}")
 #: Shorter beginnings of a device hash are too easily somebody else's.
 _PREFIX: Final = re.compile("[0-9a-f]{8,63}")
+_SHORT: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,16 @@ def set_scope(device: Device, actor: bytes, *, grant: tuple[str, ...], revoke: t
 def device_name(record: DeviceRecord) -> str:
     """What a device is to people."""
     return "master" if record.is_master else f"agent {record.label}/{record.generation}"
+
+
+def short(key_hash: bytes) -> str:
+    """The first digits of a key hash, by which people tell devices apart."""
+    return hex_encode(key_hash)[:_SHORT]
+
+
+def known_as(record: DeviceRecord) -> str:
+    """What people tell a device apart by."""
+    return f"master {short(record.device_key_hash)}" if record.label is None else f"{record.label}/{record.generation}"
 
 
 def revoke_device(device: Device, key_hash: bytes) -> Receipt:

@@ -23,8 +23,22 @@ from device.trust import check_change_row
 #: Short, though the registry would take an hour: a change that somebody held back dies soon.
 CHANGE_LIFE_S: Final = 300
 #: Broker and workers follow the registry by a stream; this is far more than it lags.
-_CATCH_UP_S: Final = 0.5
+CATCH_UP_S: Final = 0.5
 CHANGES_PATH: Final = "/v1/registry/changes"
+#: Of broker and two workers one may lie, or be cut off: what nobody signs counts where two of them say the same.
+QUORUM: Final = 2
+#: What the registry says of a change that it will never take. An unfreeze uses the nonce of whatever was frozen out.
+_FOR_GOOD: Final = frozenset(
+    {
+        Reason.ALREADY_BOUND,
+        Reason.CHANGE_NOT_AUTHORISED,
+        Reason.DEVICE_REVOKED,
+        Reason.DEVICE_UNKNOWN,
+        Reason.INVALID_CHANGE,
+        Reason.INVALID_EVIDENCE,
+        Reason.OPERATOR_FROZEN,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +64,7 @@ def views_of(device: Device, operator: bytes) -> list[View]:
         if same_view(views):
             break
         if left:  # one of them may just be a moment behind the other
-            time.sleep(_CATCH_UP_S)
+            time.sleep(CATCH_UP_S)
     else:
         device.show.warn("Broker and worker tell different things of the registry; one of them is wrong or behind.")
     return views
@@ -59,7 +73,7 @@ def views_of(device: Device, operator: bytes) -> list[View]:
 def send_change(device: Device, body: bytes, change: Change, digest: bytes, *, everywhere: bool) -> Receipt:
     """Send a signed change until its signed row came back.
 
-    With `everywhere` broker and worker get it at once, so that neither can hold it up; otherwise one after the other
+    With `everywhere` broker and workers get it at once, so that neither can hold it up; otherwise one after the other
     until one brings the row. Sending it twice is harmless: the registry answers a change that it knows with the same
     row.
 
@@ -67,6 +81,36 @@ def send_change(device: Device, body: bytes, change: Change, digest: bytes, *, e
         KeyServiceError: the registry's refusal, as a part told it.
         DeviceError: `row_not_trusted` where a part answered with something else than the row; `unreachable`.
     """
+    found = _brought(device, body, change, digest, everywhere=everywhere)
+    if isinstance(found, Receipt):
+        return found
+    raise _most_telling(found)
+
+
+def settled(device: Device, signed: SignedChange) -> Receipt | KeyServiceError:
+    """Send a change that is kept here, again or for the first time: its receipt, or its refusal for good.
+
+    The registry gives the row of a change that it has applied whatever became of it since, so one honest part is enough
+    to bring it. Refusals are signed by nobody: only where `QUORUM` parts say that the registry will never take the
+    change, and none brings its row, may it be forgotten.
+
+    Raises:
+        DeviceError, KeyServiceError: as `send_change`, where it is open whether the registry has it or will take it.
+    """
+    change = signed.change
+    found = _brought(device, signed.encode(), change, change.digest(device.profile.domain), everywhere=True)
+    if isinstance(found, Receipt):
+        return found
+    final = [exc for exc in found if isinstance(exc, KeyServiceError) and exc.reason in _FOR_GOOD]
+    if len(final) < QUORUM:
+        raise _most_telling([exc for exc in found if exc not in final])
+    return final[-1]
+
+
+def _brought(
+    device: Device, body: bytes, change: Change, digest: bytes, *, everywhere: bool
+) -> Receipt | list[DeviceError | KeyServiceError]:
+    """The first receipt, or what each part said instead."""
     rounds: Sequence[Sequence[str]] = (
         ((BROKER, CREDENTIALS), (AUDIT,)) if everywhere else ((BROKER,), (CREDENTIALS,), (AUDIT,))
     )
@@ -83,7 +127,7 @@ def send_change(device: Device, body: bytes, change: Change, digest: bytes, *, e
                 failed.append(exc)
         if receipts:
             return receipts[0]
-    raise _most_telling(failed)
+    return failed
 
 
 def _receipt(device: Device, source: str, answer: Answer | DeviceError, change: Change, digest: bytes) -> Receipt:

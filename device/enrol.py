@@ -1,64 +1,30 @@
 """The first bind of a user with an own wallet: K10, K11 and the wallet sign one Enrol; done on the signed row."""
 
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 from agentkeys_core.changes import ChangeSignatures, Enrol, K11OfDevice, SignedChange
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import operator_omni
+from agentkeys_core.ids import IdentityType, operator_omni
 from agentkeys_core.keys import DeviceKey, recover_address
 from agentkeys_core.registry import ALL_ROLES, K11Public
-from device.change_desk import Receipt, send_change
+from device.change_desk import Receipt, send_change, settled
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.identity import Identity, Part
 from device.intent import change_intent
 from device.k11.port import K11Kind
+from device.lost_key import ENROL_FILE
+from device.pending_enrol import Pending
 from device.registry import lowest_incarnation
 from device.session import Device
 from device.setting_up import own_k11
 from device.signed_in import SignedIn
-from device.waiting import TRY_AGAIN
 
-PENDING_FILE: Final = "pending-enrol.json"
 #: The registry takes an hour at most; ten minutes of it are left for clocks that differ.
 ENROL_LIFE_S: Final = 3000
 #: An offer is made anew when less than this is left to sign it.
 MARGIN_S: Final = 120
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """An Enrol that K10 and K11 have signed, and perhaps the wallet; it waits in the folder until its row came back."""
-
-    signed: SignedChange
-
-    @property
-    def change(self) -> Enrol:
-        """The Enrol itself."""
-        if not isinstance(self.signed.change, Enrol):
-            raise DeviceError(Trouble.BAD_FILE, f"{PENDING_FILE} holds another change")
-        return self.signed.change
-
-    @classmethod
-    def load(cls, home: Home) -> Self | None:
-        """Return what waits in the folder, None where nothing does. Raises `bad_file` or `unsafe_file`."""
-        data = home.read(PENDING_FILE)
-        if data is None:
-            return None
-        try:
-            return cls(signed=SignedChange.parse(data))
-        except KeyServiceError as exc:
-            raise DeviceError(Trouble.BAD_FILE, f"{home.path / PENDING_FILE}: {exc}") from exc
-
-    def save(self, home: Home) -> None:
-        """Keep it."""
-        home.write(PENDING_FILE, self.signed.encode())
-
-    def with_wallet(self, signature: bytes) -> Self:
-        """Return it with the wallet's signature."""
-        signatures = replace(self.signed.signatures, wallet=signature)
-        return type(self)(signed=SignedChange(change=self.signed.change, signatures=signatures))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +68,7 @@ def enrol(
         raise DeviceError(
             Trouble.USAGE, "name the wallet: --wallet ADDRESS (or --wallet-key-file FILE for development)"
         )
-    done = sent_before(device, pending, operator_omni(wallet))
+    done = sent_before(device, pending, IdentityType.EVM, operator_omni(wallet))
     if done is not None:
         return done
     if pending is None or not _usable(device, pending, wallet):
@@ -121,31 +87,34 @@ def waits_for_wallet(home: Home) -> bool:
     return pending is not None and _is_own(pending) and pending.signed.signatures.wallet is None
 
 
-def sent_before(device: Device, pending: Pending | None, identity: bytes | None) -> Enrolment | None:
+def sent_before(device: Device, pending: Pending | None, by: IdentityType, identity: bytes | None) -> Enrolment | None:
     """Finish an Enrol whose answer was lost, before anything else is begun: whoever got it may apply it at any time.
 
-    A registry that knows it gives the same row again. None where nothing was sent, or where it was refused for good.
+    A registry that knows it gives the same row again. None where nothing was sent, or where it was refused for good; it
+    is forgotten then.
 
     Args:
         device: this machine's.
         pending: what waits in the folder.
-        identity: omni (32 bytes) of who is to be bound now; None where that is not known yet.
+        by: what names whoever is to be bound now.
+        identity: omni (32 bytes) of who that is; None where it is not known yet.
 
     Raises:
-        DeviceError: `already_initialised` where it was another identity's and went through; else as `send_change`.
-        KeyServiceError: the registry's refusal of an Enrol for this identity.
+        DeviceError: `already_initialised` where it was another identity's and went through; else as `settled`.
+        KeyServiceError: the registry's refusal of an Enrol for this very identity; it is forgotten all the same.
     """
     if pending is None or pending.signed.signatures.wallet is None:
         return None
-    is_ours = identity in (None, pending.change.identity_omni)
-    try:
-        done = finish(device, pending)
-    except KeyServiceError as exc:
-        if exc.reason is Reason.CHANGE_NOT_AUTHORISED or not (is_ours or exc.reason.code in TRY_AGAIN):
-            return None
-        raise
+    found = settled(device, pending.signed)
+    if isinstance(found, KeyServiceError):
+        device.home.remove(ENROL_FILE)
+        if identity == pending.change.identity_omni and found.reason is not Reason.CHANGE_NOT_AUTHORISED:
+            raise found
+        device.show.note(f"An Enrol that this folder had sent before is forgotten: it was refused ({found.reason}).")
+        return None
+    done = _enrolled(device, pending, found)
     device.show.note("An Enrol that this folder had sent before went through.")
-    if not is_ours:
+    if pending.by is not by or identity not in (None, pending.change.identity_omni):
         raise serves_other(device)
     return done
 
@@ -175,7 +144,7 @@ def complete(device: Device, pending: Pending, wallet_signature: bytes) -> Enrol
 
 def _is_own(pending: Pending) -> bool:
     """Whether the wallet itself is the identity, and not one that the signer holds for it."""
-    return pending.change.identity_omni == pending.change.operator_omni
+    return pending.by is IdentityType.EVM
 
 
 def _usable(device: Device, pending: Pending, wallet: bytes) -> bool:
@@ -199,7 +168,8 @@ def offer(device: Device, wallet: bytes, kind: K11Kind) -> Pending:
     authenticator, record = device.k11()
     assertion = authenticator.approve(record, signed, intent)
     k11 = (K11OfDevice(device=device.k10.key_hash, assertion=assertion),)
-    return Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
+    signatures = ChangeSignatures(k10=signed.signature, k11=k11)
+    return Pending(signed=SignedChange(change=change, signatures=signatures), by=IdentityType.EVM)
 
 
 def first_enrol(device: Device, k11: K11Public, *, identity: bytes, wallet: bytes, wallet_epoch: int) -> Enrol:
@@ -236,6 +206,12 @@ def finish(device: Device, pending: Pending) -> Enrolment:
     change = pending.change
     digest = change.digest(device.profile.domain)
     receipt = send_change(device, pending.signed.encode(), change, digest, everywhere=False)
+    return _enrolled(device, pending, receipt)
+
+
+def _enrolled(device: Device, pending: Pending, receipt: Receipt) -> Enrolment:
+    """Make the folder this operator's."""
+    change = pending.change
     identity = Identity(
         part=Part.MASTER,
         operator_omni=change.operator_omni,
@@ -245,5 +221,5 @@ def finish(device: Device, pending: Pending) -> Enrolment:
         registered=True,
     )
     identity.save(device.home)
-    device.home.remove(PENDING_FILE)
+    device.home.remove(ENROL_FILE)
     return Enrolment(identity=identity, receipt=receipt)

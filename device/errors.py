@@ -34,10 +34,12 @@ class Trouble(StrEnum):
     PROFILE_HASH_MISMATCH = "profile_hash_mismatch"
     PAIRING_HASH_MISMATCH = "pairing_hash_mismatch"
     PAIR_INVALID = "pair_invalid"
+    APPROVAL_INVALID = "approval_invalid"
     PAIRING_ENDED = "pairing_ended"
     IDENTITY_NOT_OFFERED = "identity_not_offered"
     NOT_CONFIRMED = "not_confirmed"
     WALLET_SIGNATURE_INVALID = "wallet_signature_invalid"
+    K10_MISSING = "k10_missing"
     K11_MISSING = "k11_missing"
     K11_PAGE_UNAVAILABLE = "k11_page_unavailable"
     K11_TIMEOUT = "k11_timeout"
@@ -53,6 +55,7 @@ class Trouble(StrEnum):
     KEYS_NOT_TRUSTED = "keys_not_trusted"
     EXPORT_NOT_TRUSTED = "export_not_trusted"
     REGISTRY_VIEWS_DIFFER = "registry_views_differ"
+    ROTATION_NOT_IN_FORCE = "rotation_not_in_force"
     UNREACHABLE = "unreachable"
     AMBIGUOUS = "ambiguous"
     NO_SUCH_AGENT = "no_such_agent"
@@ -75,10 +78,12 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.PROFILE_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIRING_HASH_MISMATCH: ExitCode.UNTRUSTED,
         Trouble.PAIR_INVALID: ExitCode.UNTRUSTED,
+        Trouble.APPROVAL_INVALID: ExitCode.UNTRUSTED,
         Trouble.PAIRING_ENDED: ExitCode.UNAVAILABLE,
         Trouble.IDENTITY_NOT_OFFERED: ExitCode.NOT_FOUND,
         Trouble.NOT_CONFIRMED: ExitCode.UNAVAILABLE,
         Trouble.WALLET_SIGNATURE_INVALID: ExitCode.USAGE,
+        Trouble.K10_MISSING: ExitCode.REFUSED,
         Trouble.K11_MISSING: ExitCode.REFUSED,
         Trouble.K11_PAGE_UNAVAILABLE: ExitCode.UNAVAILABLE,
         Trouble.K11_TIMEOUT: ExitCode.REFUSED,
@@ -94,6 +99,7 @@ _OF_TROUBLE: Final[Mapping[Trouble, ExitCode]] = MappingProxyType(
         Trouble.KEYS_NOT_TRUSTED: ExitCode.UNTRUSTED,
         Trouble.EXPORT_NOT_TRUSTED: ExitCode.UNTRUSTED,
         Trouble.REGISTRY_VIEWS_DIFFER: ExitCode.UNTRUSTED,
+        Trouble.ROTATION_NOT_IN_FORCE: ExitCode.UNTRUSTED,
         Trouble.UNREACHABLE: ExitCode.UNAVAILABLE,
         Trouble.AMBIGUOUS: ExitCode.USAGE,
         Trouble.NO_SUCH_AGENT: ExitCode.NOT_FOUND,

@@ -1,7 +1,6 @@
 """Masters: let in, given roles, revoked by the others; how many of them it takes; their keys replaced."""
 
 from collections.abc import Callable
-from typing import Final
 
 from agentkeys_core.changes import (
     AddMaster,
@@ -16,18 +15,19 @@ from agentkeys_core.changes import (
 from agentkeys_core.encoding import canonical_json, fields, hex_decode, hex_encode, parse_canonical
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.registry import K11Public, OperatorState, Role
+from device.agents import known_as
+from device.approvals import behind
 from device.change_desk import Receipt, apply_change, approved, send_change, views_of
 from device.collected import COLLECT_LIFE_S, Collected
 from device.errors import DeviceError, Trouble
 from device.identity import Identity, Part
 from device.k11.port import K11Kind
+from device.lost_key import OFFER_FILE
 from device.pairing import Offer, hash_of, signed_offer
 from device.registry import same_view
 from device.session import Device
 from device.setting_up import own_k11
 
-#: Remembers on a new master's machine which operator it was offered to, until a master's approval comes back.
-PENDING_FILE: Final = "pending-master.json"
 Build = Callable[[OperatorState, int], Change]
 
 
@@ -42,12 +42,12 @@ def offer_master(device: Device, operator: bytes, kind: K11Kind) -> Offer:
             Trouble.ALREADY_INITIALISED, f"{device.home.path} serves something else already; use another --home"
         )
     offer = signed_offer(device, operator, k11=own_k11(device, kind).public)
-    device.home.write(PENDING_FILE, canonical_json({"operator_omni": hex_encode(operator)}))
+    device.home.write(OFFER_FILE, canonical_json({"operator_omni": hex_encode(operator)}))
     return offer
 
 
 def _pending(device: Device) -> bytes | None:
-    data = device.home.read(PENDING_FILE)
+    data = device.home.read(OFFER_FILE)
     if data is None:
         return None
     try:
@@ -55,7 +55,7 @@ def _pending(device: Device) -> bytes | None:
         members = fields(read, required=("operator_omni",), reason=Reason.INVALID_ENCODING)
         return hex_decode(members["operator_omni"], length=32)
     except KeyServiceError as exc:
-        raise DeviceError(Trouble.BAD_FILE, f"{device.home.path / PENDING_FILE}: {exc}") from exc
+        raise DeviceError(Trouble.BAD_FILE, f"{device.home.path / OFFER_FILE}: {exc}") from exc
 
 
 def add_master(device: Device, offer: Offer, *, roles: int) -> Collected:
@@ -122,7 +122,7 @@ def join(device: Device, collected: Collected) -> Receipt:
         profile_hash=device.profile.hash(),
         registered=True,
     ).save(device.home)
-    device.home.remove(PENDING_FILE)
+    device.home.remove(OFFER_FILE)
     return receipt
 
 
@@ -133,25 +133,30 @@ def begin(device: Device, build: Build) -> Collected:
         DeviceError: `registry_views_differ` where broker and worker tell different counters: nothing is signed then
             that somebody could keep and play later.
     """
-    views = views_of(device, device.identity().operator_omni)
-    if not same_view(views):
-        raise DeviceError(Trouble.REGISTRY_VIEWS_DIFFER, "broker and worker tell different states; try again")
-    change = build(views[0].state, device.now() + COLLECT_LIFE_S)
+    change = build(_agreed_state(device), device.now() + COLLECT_LIFE_S)
     signed, assertions = approved(device, change, question="Sign this?")
     signatures = ChangeSignatures(k10=signed.signature, k11=assertions)
     return Collected(signed=SignedChange(change=change, signatures=signatures))
 
 
+def _agreed_state(device: Device) -> OperatorState:
+    views = views_of(device, device.identity().operator_omni)
+    if not same_view(views):
+        raise DeviceError(Trouble.REGISTRY_VIEWS_DIFFER, "broker and worker tell different states; try again")
+    return views[0].state
+
+
 def approve(device: Device, collected: Collected) -> Collected:
-    """Add this master's K11 to what another master began.
+    """Add this master's K11 to what another master began, once who did and who approved it so far are proven and told.
 
     Raises:
-        DeviceError: `bad_file` for another operator's, or one that this master has approved already.
+        DeviceError: as `behind`; `bad_file` where this master has approved it already; `registry_views_differ`.
     """
-    if collected.change.operator_omni != device.identity().operator_omni:
-        raise DeviceError(Trouble.BAD_FILE, "that is a change of another operator")
+    found = behind(device, collected, _agreed_state(device))
     if device.k10.key_hash in collected.devices:
         raise DeviceError(Trouble.BAD_FILE, "this master has approved it already")
+    approved_by = ", ".join(known_as(master) for master in found.by) or "nobody"
+    device.show.warn(f"Begun by {known_as(found.began)}, approved so far by {approved_by}.")
     _, assertions = approved(device, collected.change, question="Approve this?")
     return collected.with_k11(*assertions)
 

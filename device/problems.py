@@ -16,6 +16,7 @@ _OF_STATUS: Final = {
     429: Reason.RATE_LIMITED,
 }
 _METADATA: Final = ("current_epoch", "server_time")
+_MAX_INTEGER: Final = 2**53 - 1
 #: In the metadata of a refusal: seconds until the part wants to be asked again.
 RETRY_AFTER: Final = "retry_after"
 
@@ -32,7 +33,7 @@ def check_refusal(answer: Answer) -> Answer:
     problem = answer.json()
     if not isinstance(problem, dict):
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, f"HTTP status {answer.status} without a problem")
-    metadata = {name: str(problem[name]) for name in _METADATA if type(problem.get(name)) in (int, str)}
+    metadata = {name: str(problem[name]) for name in _METADATA if _is_number(problem.get(name))}
     if answer.retry_after_s is not None:
         metadata[RETRY_AFTER] = str(answer.retry_after_s)
     raise KeyServiceError(
@@ -41,6 +42,11 @@ def check_refusal(answer: Answer) -> Answer:
         metadata=metadata,
         row=_row(problem.get("row")),
     )
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is an integer as wire.md has them: what a peer puts in its place ends up on no terminal."""
+    return type(value) is int and 0 <= value <= _MAX_INTEGER
 
 
 def _row(value: object) -> bytes | None:

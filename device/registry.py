@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,6 +70,16 @@ class Routes:
             except (DeviceError, KeyServiceError) as exc:
                 found[name] = exc
         return found
+
+    def told(self, path: str, parse: Callable[[object], OperatorState | None]) -> list[OperatorState]:
+        """What every part says that answers and knows the operator; an answer that cannot be read counts as none."""
+        states: list[OperatorState] = []
+        for found in self.read(path, self.names).values():
+            with suppress(DeviceError, KeyServiceError):
+                state = None if isinstance(found, Exception) else parse(found)
+                if state is not None:
+                    states.append(state)
+        return states
 
     def agreed(self, path: str, parse: Callable[[object], OperatorState | None]) -> list[View]:
         """Return the views of broker and credentials worker, or of the audit worker where neither answers.

@@ -16,6 +16,7 @@ from device.k11.browser import BrowserAuthenticator
 from device.k11.port import Authenticator, K11Kind, K11Record
 from device.k11.software import SoftwareAuthenticator
 from device.keys import K10
+from device.lost_key import check_key_not_lost
 from device.problems import check_refusal
 from device.registry import Routes
 from device.show import Show
@@ -59,10 +60,11 @@ class Device:
 
     @classmethod
     def open(cls, home: Home, show: Show) -> Self:
-        """Open the device of a folder. Raises `not_initialised`, `unsafe_file` or `bad_file`."""
+        """Open the device of a folder. Raises `not_initialised`, `k10_missing`, `unsafe_file` or `bad_file`."""
         profile = load_profile(home)
         k10 = K10.load(home)
         if k10 is None:
+            check_key_not_lost(home)
             raise DeviceError(
                 Trouble.NOT_INITIALISED, f"{home.path} holds no device key; run agentkeys init or agentkeys pair"
             )

@@ -9,6 +9,7 @@ from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.k11.port import K11Kind, K11Record
 from device.keys import K10
+from device.lost_key import check_key_not_lost
 from device.profile_source import read_profile
 from device.session import PROFILE_FILE, Device
 from device.show import Show
@@ -45,7 +46,8 @@ def set_up(home: Home, profile: Profile, show: Show) -> Device:
     """Return the device of a folder, after keeping the profile and making K10 where they are not there yet.
 
     Raises:
-        DeviceError: `already_initialised` where the folder belongs to another deployment: profiles are never exchanged.
+        DeviceError: `already_initialised` where the folder belongs to another deployment: profiles are never exchanged;
+            `k10_missing` where its key was lost: no other one takes its place unasked.
     """
     with home.locked():
         stored = home.read(PROFILE_FILE)
@@ -55,6 +57,8 @@ def set_up(home: Home, profile: Profile, show: Show) -> Device:
             raise DeviceError(
                 Trouble.ALREADY_INITIALISED, f"{home.path} belongs to another deployment; use another --home"
             )
+    if K10.load(home) is None:
+        check_key_not_lost(home)
     return Device(home, profile, K10.load_or_make(home), show)
 
 

@@ -5,14 +5,16 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Final
 
 import segno
 from rich import box
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import KeyServiceError
@@ -21,17 +23,15 @@ from device.errors import DeviceError, Trouble
 from device.intent import Intent
 from device.k11.port import AskedBy
 from device.k11.software import BANNER
+from device.visible import visible
 
 _GAP: Final = "  "
+#: Cells of a box's lines and of the blanks inside them.
+_FRAME: Final = 4
 #: Light modules around a QR code.
 _QUIET: Final = 2
 #: Two modules, one above the other, as one character: dark is ink.
 _HALVES: Final = {(0, 0): " ", (1, 0): "\u2580", (0, 1): "\u2584", (1, 1): "\u2588"}
-
-
-def clean(text: str) -> str:
-    """Return the text without control characters: no answer may draw on a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class Show:
@@ -44,19 +44,20 @@ class Show:
         self.as_json = as_json
         self.asked_by = asked_by
         self._yes = yes
-        self._err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
-        self._out = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._out = Console(highlight=False, markup=False, emoji=False)
         self._warned = False
         self._shown: bytes | None = None
+        self._intent: Intent | None = None
 
     def note(self, text: str) -> None:
         """A line on stderr for people."""
         if not self.as_json:
-            self._err.print(escape(clean(text)))
+            self._say(text)
 
     def warn(self, text: str) -> None:
         """A line that people must see, also beside JSON output."""
-        self._err.print(f"[bold yellow]{escape(clean(text))}[/]" if self._err.is_terminal else escape(clean(text)))
+        self._say(text, style="bold yellow")
 
     def software_k11(self) -> None:
         """Say once a run that K11 is a toy."""
@@ -66,49 +67,45 @@ class Show:
 
     def k11_page(self, address: str) -> None:
         """Ask the person to open the K11 page; shown in every mode, since nothing goes on without it."""
-        self._err.print("Open this page in your browser to approve with K11:")
-        self._err.print(escape(address), soft_wrap=True)
+        self._say("Open this page in your browser to approve with K11:")
+        self._say(address, whole=True)
 
     def wallet_page(self, address: str) -> None:
         """Ask the person to open the page of their wallet; shown in every mode, since nothing goes on without it."""
-        self._err.print("Open this page in the browser that has your wallet, and give its address to nobody:")
-        self._err.print(escape(address), soft_wrap=True)
-        self._err.print("For a wallet that is in no browser, stop this with Ctrl-C and name it: --wallet ADDRESS")
+        self._say("Open this page in the browser that has your wallet, and give its address to nobody:")
+        self._say(address, whole=True)
+        self._say("For a wallet that is in no browser, stop this with Ctrl-C and name it: --wallet ADDRESS")
 
     def console_page(self, address: str) -> None:
         """Ask the person to open the console; its address opens everything, so it is shown here and in no argv."""
-        self._err.print(
-            "Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:"
-        )
-        self._err.print(escape(address), soft_wrap=True)
+        self._say("Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:")
+        self._say(address, whole=True)
 
     def identity_page(self, doing: str, address: str, device: str, *, enrolment: str = "") -> None:
         """Ask the person to go on at a page of the broker; shown in every mode, since nothing goes on without it."""
-        self._err.print(f"{escape(clean(doing))}: open this page in your browser, and give its address to nobody.")
-        self._err.print(escape(clean(address)), soft_wrap=True)
+        self._say(f"{doing}: open this page in your browser, and give its address to nobody.")
+        self._say(address, whole=True)
         self._compared(device, enrolment)
 
     def mail(self, address: str, device: str, *, again: bool) -> None:
         """Say which mail to wait for; shown in every mode, since nothing goes on without it."""
         told = "The mail of before still counts; it went to" if again else "A mail goes to"
-        self._err.print(f"{told} {escape(clean(address))}. Its link is good for 10 minutes in all, on any machine.")
+        self._say(f"{told} {address}. Its link is good for 10 minutes in all, on any machine.")
         self._compared(device, "")
 
     def _compared(self, device: str, enrolment: str) -> None:
-        self._err.print(
-            "Its page leaves out the first four characters, for you to type. Go on only if the rest is the same:"
-        )
-        self._err.print(f"{_GAP}device     {escape(clean(device))}")
+        self._say("Its page leaves out the first four characters, for you to type. Go on only if the rest is the same:")
+        self._say(f"{_GAP}device     {device}", whole=True)
         if enrolment:
-            self._err.print(f"{_GAP}enrolment  {escape(clean(enrolment))}", soft_wrap=True)
-        self._err.print("Waiting … Ctrl-C stops this; the same command goes on where it was.")
+            self._say(f"{_GAP}enrolment  {enrolment}", whole=True)
+        self._say("Waiting … Ctrl-C stops this; the same command goes on where it was.")
 
     def pairing(self, code: str, pairing: str, link: str) -> None:
         """Show what a person carries to a master; shown in every mode, since nothing goes on without it."""
         self.code(link)
-        self._err.print("On a master's machine: agentkeys agent approve CODE")
-        self._err.print(f"code: {escape(clean(code))}")
-        self._err.print(f"pairing hash: {escape(clean(pairing))}")
+        self._say("On a master's machine: agentkeys agent approve CODE")
+        self._say(f"code: {code}", whole=True)
+        self._say(f"pairing hash: {pairing}", whole=True)
 
     def code(self, text: str) -> None:
         """Draw a QR code on a terminal that is wide enough for it; its quiet zone and colours are its own."""
@@ -125,11 +122,12 @@ class Show:
 
     def approval_needed(self, request: str) -> None:
         """Ask for a master's K11; shown in every mode, since nothing goes on without it."""
-        self._err.print("Have a master approve this line by agentkeys sign approve, and enter its answer here:")
-        self._err.print(escape(request), soft_wrap=True)
+        self._say("Have a master approve this line by agentkeys sign approve, and enter its answer here:")
+        self._say(request, whole=True)
 
     def signing(self, intent: Intent) -> None:
-        """Show what is about to be signed."""
+        """Show what is about to be signed; in `json` mode where somebody is asked to agree to it."""
+        self._intent = intent
         if not self.as_json:
             self._draw(intent)
 
@@ -140,7 +138,7 @@ class Show:
 
     def hint(self, words: str) -> None:
         """Say what to do with a security key; shown in every mode, since nothing goes on without it."""
-        self._err.print(escape(clean(words)))
+        self._say(words)
 
     def pin(self, question: str) -> str:
         """Return a PIN that was typed on the terminal, where it is not shown.
@@ -151,7 +149,7 @@ class Show:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", getpass.GetPassWarning)  # it would show what is typed
-                typed = getpass.getpass(clean(question))
+                typed = getpass.getpass(visible(question))
         except (getpass.GetPassWarning, EOFError, OSError):
             raise DeviceError(Trouble.USAGE, "a PIN is read from a terminal alone, and there is none here") from None
         if not typed:
@@ -162,18 +160,18 @@ class Show:
         self._shown = intent.digest
         lines = [*intent.lines, ("digest", hex_encode(intent.digest))]
         if not self._err.is_terminal:
-            self._err.print(f"signing: {escape(clean(intent.title))}")
+            self._say(f"signing: {intent.title}", whole=True)
             for name, value in lines:
-                self._err.print(f"{_GAP}{name}: {escape(clean(value))}")
+                self._say(f"{_GAP}{name}: {value}", whole=True)
             return
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")  # a digest that is cut short could not be compared
-        for name, value in lines:
-            grid.add_row(f"[dim]{escape(name)}[/]", escape(clean(value)))
-        self._err.print(
-            Panel(grid, title=f"[bold]{escape(clean(intent.title))}[/]", title_align="left", box=box.ROUNDED)
-        )
+        width = self._err.width - _FRAME
+        title = "\n".join(chop_cells(visible(intent.title), width))
+        self._err.print(Panel(Text.assemble((f"{title}\n", "bold"), _in_columns(lines, width)), box=box.ROUNDED))
+
+    def _say(self, text: str, *, style: str = "", whole: bool = False) -> None:
+        """Print a line on stderr; a `whole` one is broken by the terminal alone, so that it can be copied."""
+        unbroken = whole or not self._err.is_terminal
+        self._err.print(Text(visible(text), style=style if self._err.is_terminal else ""), soft_wrap=unbroken)
 
     def confirm(self, question: str, *, instead: str = "add --yes to agree beforehand") -> None:
         """Have the person agree, unless --yes did already. `instead` is what to do where nobody can be asked.
@@ -184,7 +182,10 @@ class Show:
         if self._yes:
             return
         self.need_person(instead=instead)
-        self._err.print(f"{escape(clean(question))} [y/N] ".replace("[y/N]", "\\[y/N]"), end="")
+        if self._intent is not None:
+            self.about(self._intent)
+            self._intent = None
+        self._err.print(f"{visible(question)} [y/N] ", end="", soft_wrap=True)
         if input().strip().lower() not in ("y", "yes"):
             raise DeviceError(Trouble.DECLINED, "not confirmed; nothing was signed")
 
@@ -203,7 +204,7 @@ class Show:
             sys.stdout.write(json.dumps(data, sort_keys=True) + "\n")
             return
         for line in text if text is not None else described(data):
-            self._out.print(escape(clean(line)))
+            sys.stdout.write(visible(line) + "\n")
 
     def table(self, data: Mapping[str, object], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print rows: a table on a terminal, tab-separated elsewhere, the JSON document in `json` mode."""
@@ -211,30 +212,44 @@ class Show:
             self.result(data)
         elif not self._out.is_terminal:
             for row in rows:
-                sys.stdout.write("\t".join(clean(cell) for cell in row) + "\n")
+                sys.stdout.write("\t".join(visible(cell) for cell in row) + "\n")
         else:
             table = Table(box=box.SIMPLE_HEAD)
             for column in columns:
-                table.add_column(escape(column), overflow="fold")
+                table.add_column(column, overflow="fold")
             for row in rows:
-                table.add_row(*(escape(clean(cell)) for cell in row))
+                table.add_row(*(Text(visible(cell)) for cell in row))
             self._out.print(table)
 
     def error(self, error: DeviceError | KeyServiceError) -> None:
         """Print a refusal on stderr: `reason: detail`, or `{"error":{"reason",…}}`."""
-        advice = clean(advice_on(error))
+        advice = visible(advice_on(error))
         if self.as_json:
-            members: dict[str, object] = {"detail": clean(error.detail), "reason": str(error.reason)}
+            members: dict[str, object] = {"detail": visible(error.detail), "reason": str(error.reason)}
             if isinstance(error, KeyServiceError):
-                members |= {name: clean(value) for name, value in error.metadata.items()}
+                members |= {name: visible(value) for name, value in error.metadata.items()}
             if advice:
                 members["advice"] = advice
             sys.stderr.write(json.dumps({"error": members}, sort_keys=True) + "\n")
             return
-        words = f": {clean(error.detail)}" if error.detail else ""
-        self._err.print(f"[bold red]{escape(str(error.reason))}[/]{escape(words)}")
+        words = f": {visible(error.detail)}" if error.detail else ""
+        unbroken = not self._err.is_terminal
+        self._err.print(Text.assemble((str(error.reason), "bold red"), words), soft_wrap=unbroken)
         if advice:
-            self._err.print(escape(advice))
+            self._say(advice)
+
+
+def _in_columns(lines: Sequence[tuple[str, str]], width: int) -> Text:
+    """Names and values side by side, cut into lines of `width` cells here: wrapping by words would swallow blanks."""
+    named = [(visible(name), visible(value)) for name, value in lines]
+    indent = min(max(cell_len(name) for name, _ in named), width // 3)
+    room = width - indent - len(_GAP)
+    text = Text(no_wrap=True, overflow="fold")
+    for name, value in named:
+        for left, right in zip_longest(chop_cells(name, indent), chop_cells(value, room), fillvalue=""):
+            text.append(set_cell_size(left, indent) + _GAP, style="dim").append(f"{right}\n")
+    text.right_crop()  # the last line end
+    return text
 
 
 def described(data: Mapping[str, object]) -> list[str]:

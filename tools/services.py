@@ -9,12 +9,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".cache" / "services"
+AT_ONCE = 2
 
 
 class MissingProgramError(Exception):
@@ -99,15 +102,29 @@ def _install_anvil(folder: Path) -> None:
 
 
 def _install_security_key(folder: Path) -> None:
-    """Build OpenSK's firmware as a program, of the crates that its Cargo.lock pins."""
+    """Build OpenSK's firmware as a program, of the crates that pins.lock names by version and checksum."""
     cargo = needed("cargo", "the security key of the K11 tests is Rust: OpenSK's firmware as a program (1.85 or newer)")
     cache = HOME / "cache"
-    build = [cargo, "build", "--release", "--locked", "--quiet", "--target-dir", str(cache / "cargo-build")]
-    places = {"CARGO_HOME": str(cache / "cargo")}
+    source = cache / "security-key"
+    shutil.copytree(ROOT / "tests" / "foreign" / "security-key", source, dirs_exist_ok=True)
+    places = {"CARGO_HOME": str(cache / "cargo"), "CARGO_TARGET_DIR": str(cache / "cargo-build")}
     if (toolchains := Path(cargo).parents[2] / ".rustup").is_dir():
         places["RUSTUP_HOME"] = str(toolchains)  # cargo is rustup's then, and must find what it stands for
-    run(build, ROOT / "tests" / "foreign" / "security-key", **places)
+    lock = source / "Cargo.lock"
+    run([cargo, "generate-lockfile", "--quiet"], source, **places)
+    lock.write_text(with_sources((source / "pins.lock").read_text(), lock.read_text()))
+    run([cargo, "build", "--release", "--locked", "--quiet"], source, **places)
     shutil.copy(cache / "cargo-build" / "release" / "security-key", folder)
+
+
+def with_sources(pins: str, made: str) -> str:
+    """Return a whole Cargo.lock: `pins`, each checksum preceded by the `source` of the lock that cargo made itself.
+
+    Checksums are the pins' own: whatever index that is, other bytes than theirs are refused. Raises ValueError where
+    the lock names several indices.
+    """
+    (source,) = {package["source"] for package in tomllib.loads(made)["package"] if "source" in package}
+    return pins.replace("\nchecksum = ", f'\nsource = "{source}"\nchecksum = ')
 
 
 _CHROMIUM_WHY = "the browser of the page tests comes in an npm package (Node.js 20 or newer)"
@@ -155,9 +172,10 @@ def main() -> None:
     names = sys.argv[1:] or list(SERVICES)
     if unknown := sorted(set(names) - set(SERVICES)):
         sys.exit(f"no such service: {', '.join(unknown)}; there are: {', '.join(SERVICES)}")
-    missing = [name for name in names if not install(SERVICES[name])]
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:  # one compiles while the other waits for the network
+        installed = list(pool.map(lambda name: install(SERVICES[name]), names))
     shutil.rmtree(HOME / "cache", ignore_errors=True)  # gigabytes that only a new version would need
-    sys.exit(1 if missing else 0)
+    sys.exit(0 if all(installed) else 1)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from device.intent import class_words, moment, role_words
 from device.keys import K10
 from device.last_use import last_uses, use_words
 from device.masters import revoke_master, teardown, threshold_after
-from device.rotating import ask_without_old_key, rotate
+from device.rotating import Rotation, ask_without_old_key, rotate
 from device.session import Device, load_profile
 
 app = typer.Typer(no_args_is_help=True, help="Devices of this operator.")
@@ -121,22 +121,34 @@ def rotate_command(
         ),
     ] = None,
 ) -> None:
-    """Give this master a new device key (K10). Its K11 stays, and approves."""
+    """Give this master a new device key (K10). Its K11 stays, and approves.
+
+    Stopped at any point, the same command goes on where it was. The old key stays here until the registry's signed row
+    of the change has come, and broker and workers tell that the new key is in force.
+    """
     if lost is None:
         with opened(context) as device:
-            receipt = rotate(device)
-            data: dict[str, object] = {} if receipt is None else receipt_json(receipt)
-            now = K10.load(device.home)
-            data["device"] = "" if now is None else hex_encode(now.key_hash)
-            device.show.result(data, [f"this device's key is now {data['device']}"])
+            _print_rotation(device, rotate(device))
         return
     chosen = options(context)
     with Home.open(chosen.home) as home:
         made = K10.load_or_make(home)  # where the old key's file is gone, this is the new key
         with Device(home, load_profile(home), made, chosen.show) as device:
-            receipt = ask_without_old_key(device, device_named(device, lost))
-            text = [f"asked for, row {receipt.row.seq}; in force in 72 hours unless a master freezes"]
-            device.show.result({**receipt_json(receipt), "device": hex_encode(made.key_hash)}, text)
+            _print_rotation(device, ask_without_old_key(device, device_named(device, lost)))
+
+
+def _print_rotation(device: Device, rotation: Rotation) -> None:
+    key_hash, row = hex_encode(rotation.device), rotation.receipt.row.seq
+    data = {
+        **receipt_json(rotation.receipt),
+        "device": key_hash,
+        "due_at": rotation.due_at,
+        "old_key_kept": rotation.old_kept,
+    }
+    words = f"this device's key is now {key_hash}, row {row}"
+    if rotation.due_at is not None:
+        words = f"asked for, row {row}; in force at {moment(rotation.due_at)} unless a master freezes"
+    device.show.result(data, [words])
 
 
 def freeze_command(context: typer.Context) -> None:

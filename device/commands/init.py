@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,6 +10,7 @@ import typer
 from agentkeys_core.changes import Enrol
 from agentkeys_core.encoding import address_encode, hex_encode
 from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.ids import IdentityType
 from agentkeys_core.keys import DeviceKey
 from device.commands.context import options
 from device.enrol import Enrolment, enrol, waits_for_wallet
@@ -35,27 +35,17 @@ ProfileHashOption = Annotated[
 _KEY_BYTES: Final = 32
 
 
-class Named(StrEnum):
-    """What names a user at the first bind."""
-
-    EVM = "evm"
-    OIDC = "oidc"
-    OAUTH2_GOOGLE = "oauth2_google"
-    EMAIL = "email"
-    PASSKEY = "passkey"
-
-
-_BY_TOKEN: Final = frozenset({Named.OIDC, Named.OAUTH2_GOOGLE})
+_BY_TOKEN: Final = frozenset({IdentityType.OIDC, IdentityType.OAUTH2_GOOGLE})
 #: Options that mean something to some identities only: given with another one they are a mistake.
-_ONLY_FOR: Final[Mapping[str, frozenset[Named]]] = {
-    "--wallet": frozenset({Named.EVM}),
-    "--wallet-signature": frozenset({Named.EVM}),
-    "--wallet-key-file": frozenset({Named.EVM}),
-    "--issuer": frozenset({Named.OIDC}),
+_ONLY_FOR: Final[Mapping[str, frozenset[IdentityType]]] = {
+    "--wallet": frozenset({IdentityType.EVM}),
+    "--wallet-signature": frozenset({IdentityType.EVM}),
+    "--wallet-key-file": frozenset({IdentityType.EVM}),
+    "--issuer": frozenset({IdentityType.OIDC}),
     "--client-id": _BY_TOKEN,
     "--id-token-file": _BY_TOKEN,
-    "--email": frozenset({Named.EMAIL}),
-    "--existing-passkey": frozenset({Named.PASSKEY}),
+    "--email": frozenset({IdentityType.EMAIL}),
+    "--existing-passkey": frozenset({IdentityType.PASSKEY}),
 }
 
 
@@ -65,8 +55,8 @@ def init(
     profile: ProfileOption,
     profile_hash: ProfileHashOption,
     identity: Annotated[
-        Named, typer.Option("--identity", help="What names you; evm is a wallet of your own.")
-    ] = Named.EVM,
+        IdentityType, typer.Option("--identity", help="What names you; evm is a wallet of your own.")
+    ] = IdentityType.EVM,
     wallet: Annotated[
         str | None,
         typer.Option("--wallet", metavar="ADDRESS", help="Your own wallet: prints what it must sign."),
@@ -134,11 +124,11 @@ def init(
     chosen = options(context)
     confirmed = confirmed_profile(profile, profile_hash)
     match identity:
-        case Named.EVM:
+        case IdentityType.EVM:
             step = _by_wallet(wallet, wallet_signature, wallet_key_file, k11)
-        case Named.EMAIL:
+        case IdentityType.EMAIL:
             step = _by_email(email, k11)
-        case Named.PASSKEY:
+        case IdentityType.PASSKEY:
             step = lambda device: bind_by_passkey(device, existing=existing_passkey, kind=k11)  # noqa: E731
         case _:
             step = _by_provider(identity, issuer, client_id, id_token_file, k11)
@@ -166,18 +156,17 @@ def _by_wallet(wallet: str | None, signature: str | None, key_file: Path | None,
 
 
 def _by_provider(
-    identity: Named, issuer: str | None, client_id: str | None, id_token_file: Path | None, kind: K11Kind
+    by: IdentityType, issuer: str | None, client_id: str | None, id_token_file: Path | None, kind: K11Kind
 ) -> Step:
-    google = identity is Named.OAUTH2_GOOGLE
     if client_id is None:
         if id_token_file is not None:
             raise DeviceError(Trouble.USAGE, "name the client that the ID token is for: --client-id ID")
-        named = GOOGLE if google else issuer
-        return lambda device: bind_at_provider(device, issuer=named, google=google, kind=kind)
+        named = GOOGLE if by is IdentityType.OAUTH2_GOOGLE else issuer
+        return lambda device: bind_at_provider(device, issuer=named, by=by, kind=kind)
     if issuer is not None:
         raise DeviceError(Trouble.USAGE, "--issuer and --client-id are of two different ways; give one of them")
     token = None if id_token_file is None else _token(id_token_file)
-    return lambda device: bind_by_token(device, client_id=client_id, token=token, google=google, kind=kind)
+    return lambda device: bind_by_token(device, client_id=client_id, token=token, by=by, kind=kind)
 
 
 def _by_email(address: str | None, kind: K11Kind) -> Step:

@@ -4,10 +4,13 @@ One thing at a time, so that what is decided is what was shown.
 """
 
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.registry import OperatorState
+from device.approvals import behind
 from device.collected import Collected
 from device.console.forms import Form
 from device.errors import DeviceError, Trouble
@@ -19,6 +22,9 @@ from device.pairing_link import SCHEME, PairingLink
 from device.session import Device
 
 _OFFER: Final = "agentkeys-pair"
+
+#: Reads the registry.
+State = Callable[[], OperatorState]
 
 
 class Inbox:
@@ -49,11 +55,11 @@ class Inbox:
         self._take(claimed, by_link=link is not None)
         return "pair"
 
-    def hand_in(self, device: Device, text: str) -> str:
+    def hand_in(self, device: Device, text: str, state: State) -> str:
         """Read a file's text: a machine's offer or a change that masters sign together; the page that shows it.
 
         Raises:
-            DeviceError: `bad_file`, `pair_invalid`.
+            DeviceError: `bad_file`, `pair_invalid`, `approval_invalid`; as `state`.
         """
         data = text.encode()
         if _kind(data) == _OFFER:
@@ -62,8 +68,7 @@ class Inbox:
             self._take(offer)
             return "pair"
         collected = Collected.parse(data)
-        if collected.change.operator_omni != device.identity().operator_omni:
-            raise DeviceError(Trouble.BAD_FILE, "That is a change of another operator.")
+        behind(device, collected, state())
         self._take(collected)
         return "changes"
 

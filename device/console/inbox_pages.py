@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 from agentkeys_core.registry import OperatorState
+from device.agents import known_as
+from device.approvals import behind
 from device.collected import Collected
 from device.console.inbox import Inbox
-from device.console.pages import ROLES, known_as, short
+from device.console.pages import ROLES
 from device.console.render import page
 from device.intent import change_intent
 from device.local_web import Reply
@@ -39,16 +41,17 @@ def pair_page(inbox: Inbox, invitation: Callable[[], str]) -> Reply:
 
 
 def changes_page(inbox: Inbox, device: Device, state: OperatorState) -> Reply:
-    """Shows what another master began, in the very words that K11 is asked with."""
+    """Shows what another master began, in the very words that K11 is asked with. Raises as `behind`."""
     collected = inbox.found
     if not isinstance(collected, Collected):
         return page("changes_none.html")
     intent = change_intent(collected.change, collected.change.digest(device.profile.domain))
     pairing = pairing_hash_of(device, collected)
-    by = [known_as(state.devices[key]) if key in state.devices else short(key) for key in collected.devices]
+    found = behind(device, collected, state)
     return page(
         "changes.html",
-        approved_by=by,
+        approved_by=[known_as(master) for master in found.by],
+        began=known_as(found.began),
         digest=intent.digest.hex(),
         hash=None if pairing is None else shown(pairing),
         id=inbox.id,

@@ -1,5 +1,6 @@
 """Something that the person started in the console: it works in a thread of its own, and stops where it must ask."""
 
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from device.k11.browser import BrowserAuthenticator
 from device.k11.page import DECLINED, TIMEOUT_S, Ceremony, Task, run_ceremony
 from device.k11.port import Authenticator, K11Kind, K11Record
 from device.k11.software import BANNER, SoftwareAuthenticator
+from device.local_web import Reply
 from device.session import Device
 from device.show import Show
 from device.wallet_page.sitting import run_question
@@ -33,10 +35,11 @@ Work = Callable[["Job", Device], Sequence[str]]
 
 
 class Job:
-    """One piece of work. What is asked, said and reached is read by the pages."""
+    """One piece of work. What is asked, said and reached is read by the pages, which name it by its `id`."""
 
     def __init__(self, home: Home, work: Work, *, k11: bool, terminal: Show) -> None:
         record = K11Record.load(home)
+        self.id = secrets.token_hex(16)
         self.said: list[str] = []
         self.terminal = terminal
         self.waiting = self.compare = self.window = ""
@@ -63,6 +66,17 @@ class Job:
         """What the person is asked at the moment."""
         found = self._ceremony
         return None if found is None or found.done.is_set() else found
+
+    def answer(self, question: str, given: bytes) -> Reply:
+        """Take an answer to the question of that id, from the console's own page.
+
+        Raises:
+            DeviceError: `usage` where something else is asked, or nothing, or what another page must answer.
+        """
+        asked = self.question
+        if asked is None or asked.id != question or (self.window and given != DECLINED):
+            raise DeviceError(Trouble.USAGE, "That is not what is asked now; look at it again.")
+        return asked.judge(given)
 
     def settle(self) -> None:
         """Wait until the person is asked something, others are waited for, or it is over."""
@@ -185,14 +199,13 @@ class _JobShow(PageShow):
         """Say that K11 is a toy."""
         self.said.append(BANNER)
 
-    def confirm(self, question: str, *, instead: str = "") -> None:  # noqa: ARG002 - a browser can always be asked
+    def confirm(self, question: str, *, instead: str = "") -> None:  # noqa: ARG002 - the page asks in its own words
         """Have the person agree to what was shown last, unless K11's own question follows."""
         if not self._job.asks:
             return
         intent = self._intent
         if intent is None:
             raise DeviceError(Trouble.INTERNAL, "asked without saying what is signed")
-        given: list[object] = []
         self._job.ask(
             Task(
                 kind="confirm",
@@ -200,8 +213,6 @@ class _JobShow(PageShow):
                 lines=intent.lines,
                 digest=intent.digest.hex(),
                 options={},
-                accept=given.append,
+                accept=lambda _: None,  # whatever else than CONFIRMED is no answer
             )
         )
-        if given != [{"confirmed": True}]:
-            raise DeviceError(Trouble.DECLINED, f"{question} Not confirmed; nothing was signed")

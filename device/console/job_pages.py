@@ -11,9 +11,9 @@ def job_page(job: Job | None) -> Reply:
         return page("nothing.html")
     question = job.question
     if question is not None:
-        return page("question.html", task=question.task, window=job.window, said=job.said)
+        return page("question.html", id=question.id, task=question.task, window=job.window, said=job.said)
     if not job.ended:
-        return page("waiting.html", words=job.waiting or "Broker and worker are asked …", code=job.compare)
+        return page("waiting.html", id=job.id, words=job.waiting or "Broker and worker are asked …", code=job.compare)
     if job.error is not None:
         return refused_page(job.error)
-    return page("done.html", lines=job.result or (), said=job.said, file=job.file)
+    return page("done.html", lines=job.result or (), said=job.said, file=job.file, id=job.id)

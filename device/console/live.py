@@ -14,9 +14,11 @@ from device.local_web import JSON, Reply
 #: How long a page's question waits for news, and how many wait at once: a page each, of one person.
 WAIT_S: Final = 20.0
 MAX_WAITING: Final = 16
+#: A stream is ended by the broker alone, and signed by nobody: its reason is told as its word.
 _WORDS: Final[Mapping[str, str]] = {
-    "device_revoked": "This device is revoked: what it may still do is look.",
-    "device_unknown": "The registry does not know this device's key.",
+    "device_revoked": "The broker says that this device is revoked. The page Devices asks a worker as well.",
+    "device_unknown": "The broker says that the registry does not know this device. The page Devices asks a worker as"
+    " well.",
 }
 _DEAF: Final = "Changes are not heard of just now; reload a page to see what is so."
 

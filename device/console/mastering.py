@@ -7,9 +7,10 @@ from agentkeys_core.changes import AddMaster
 from device.change_desk import Receipt, apply_change, views_of
 from device.collected import Collected
 from device.console.job import Job, Work
+from device.intent import moment
 from device.masters import Build, add_master, approve, begin, is_enough, send_collected
 from device.pairing import Offer
-from device.rotating import ask_without_old_key, rotate
+from device.rotating import Rotation, ask_without_old_key, rotate
 from device.session import Device
 
 _FILE: Final = "agentkeys-approval.json"
@@ -60,19 +61,23 @@ def master_let_in(offer: Offer, roles: int) -> Work:
 
 def rotated(job: Job, device: Device) -> Sequence[str]:  # noqa: ARG001 - the job waits for nobody
     """Give this master a new K10."""
-    receipt = rotate(device)
-    words = "An earlier attempt had done it all." if receipt is None else row_words(receipt)
-    return "This machine has a new device key, and the old one is revoked.", words
+    return _rotation_words(rotate(device))
 
 
 def rotation_asked_for(old: bytes) -> Work:
     """Work that asks for this folder's K10 in the place of a lost one."""
 
     def work(job: Job, device: Device) -> Sequence[str]:  # noqa: ARG001 - the job waits for nobody
-        receipt = ask_without_old_key(device, old)
-        return "The new key is asked for. It holds in 72 hours, unless a master freezes before.", row_words(receipt)
+        return _rotation_words(ask_without_old_key(device, old))
 
     return work
+
+
+def _rotation_words(rotation: Rotation) -> Sequence[str]:
+    done = "This machine has a new device key, and the old one is revoked."
+    if rotation.due_at is not None:
+        done = f"The new key is asked for. It holds in 72 hours ({moment(rotation.due_at)}), unless a master freezes."
+    return done, row_words(rotation.receipt)
 
 
 def _handed_over(job: Job, device: Device, collected: Collected) -> Sequence[str]:

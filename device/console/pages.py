@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentkeys_core.encoding import address_encode, hex_encode
+from agentkeys_core.encoding import address_encode
 from agentkeys_core.evidence import Assurance, Evidence
 from agentkeys_core.ids import device_key_hash
 from agentkeys_core.k11 import SOFTWARE_ORIGIN, origin_hash
 from agentkeys_core.registry import DeviceRecord, K11Public, OperatorState, Role
-from device.agents import agents_of
+from device.agents import agents_of, known_as, short
 from device.console.render import page
 from device.intent import class_words, moment
 from device.last_use import use_words
@@ -30,7 +30,6 @@ _EVIDENCE: Final = {
     Evidence.MASTER: "a master",
 }
 _ASSURANCE: Final = {Assurance.HIGH: "high assurance", Assurance.LOW: "low assurance: the broker's word alone"}
-_SHORT: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +45,6 @@ class Seen:
     def knows_us(self) -> bool:
         """Whether the registry has this machine's key."""
         return self.own in self.state.devices
-
-
-def short(key_hash: bytes) -> str:
-    """The first digits of a key hash, by which people tell devices apart."""
-    return hex_encode(key_hash)[:_SHORT]
-
-
-def known_as(record: DeviceRecord) -> str:
-    """What people tell a device apart by."""
-    return f"master {short(record.device_key_hash)}" if record.label is None else f"{record.label}/{record.generation}"
 
 
 def _k11(record: DeviceRecord) -> str:

@@ -1,4 +1,4 @@
-"""Templates into answers: escaped by default, put into the shell by its own script."""
+"""Templates into answers: every text visible and escaped by default, put into the shell by its own script."""
 
 from http import HTTPStatus
 from typing import Final
@@ -8,10 +8,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from agentkeys_core.errors import KeyServiceError
 from device.errors import DeviceError
 from device.local_web import Reply
+from device.visible import visible
+
+
+def _shown(value: object) -> object:
+    """What stands for a value on a page; what is markup already was shown by the template that made it."""
+    return visible(value) if type(value) is str else value
+
 
 _TEMPLATES: Final = Environment(
     loader=PackageLoader("device.console"),
     autoescape=True,
+    finalize=_shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

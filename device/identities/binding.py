@@ -12,14 +12,16 @@ from agentkeys_core.changes import ChangeSignatures, Enrol, SignedChange
 from agentkeys_core.encoding import address_decode, b64u_decode, canonical_json, fields, hex_encode, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, BindEvidence
+from agentkeys_core.ids import IdentityType
 from agentkeys_core.keys import recover_address
 from agentkeys_core.shapes import MAX_EPOCH, integer
 from device.change_desk import approved
-from device.enrol import MARGIN_S, Enrolment, Pending, finish, first_enrol, sent_before, serves_other
+from device.enrol import MARGIN_S, Enrolment, finish, first_enrol, sent_before, serves_other
 from device.errors import DeviceError, Trouble
 from device.identities.ceremony import forget_ceremony
 from device.identity import Identity, Part
 from device.k11.port import K11Record
+from device.pending_enrol import Pending
 from device.problems import check_refusal
 from device.registry import TIMEOUT_S
 from device.session import Device
@@ -43,21 +45,21 @@ def enrolled(device: Device) -> Enrolment | None:
     return Enrolment(identity=known)
 
 
-def standing(device: Device, identity: bytes | None = None) -> Enrolment | None:
+def standing(device: Device, by: IdentityType, identity: bytes | None = None) -> Enrolment | None:
     """Return the enrolment of a folder that has one, also one whose answer was lost; None where it is still to be made.
 
-    `identity` is the omni (32 bytes) that is to be bound, None where it is not known yet.
+    `by` is what names whoever is to be bound, `identity` their omni (32 bytes), None where it is not known yet.
 
     Raises:
         DeviceError, KeyServiceError: as `enrolled` and `sent_before`.
     """
-    done = enrolled(device) or sent_before(device, Pending.load(device.home), identity)
+    done = enrolled(device) or sent_before(device, Pending.load(device.home), by, identity)
     if done is not None:
         forget_ceremony(device.home)
     return done
 
 
-def signed_enrol(device: Device, identity: bytes) -> Pending:
+def signed_enrol(device: Device, by: IdentityType, identity: bytes) -> Pending:
     """Return an Enrol for this identity that K10 and K11 have signed, and that waits for its initial wallet.
 
     It is in the folder when this returns; one that is there already and still holds is taken.
@@ -75,7 +77,8 @@ def signed_enrol(device: Device, identity: bytes) -> Pending:
         raise DeviceError(Trouble.K11_MISSING, "run init from its beginning: it makes the keys that are bound")
     change = first_enrol(device, record.public, identity=identity, wallet=wallet.address, wallet_epoch=wallet.epoch)
     signed, k11 = approved(device, change, question="Sign this and send it?")
-    pending = Pending(signed=SignedChange(change=change, signatures=ChangeSignatures(k10=signed.signature, k11=k11)))
+    signatures = ChangeSignatures(k10=signed.signature, k11=k11)
+    pending = Pending(signed=SignedChange(change=change, signatures=signatures), by=by)
     pending.save(device.home)
     return pending
 

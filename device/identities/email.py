@@ -34,7 +34,7 @@ def bind_by_email(device: Device, address: str, *, kind: K11Kind, pause: Pause =
         KeyServiceError: a refusal of the broker, the signer or the registry.
     """
     identity = _identity(address)
-    done = standing(device, identity)
+    done = standing(device, IdentityType.EMAIL, identity)
     if done is not None:
         return done
     show = device.show
@@ -50,7 +50,7 @@ def bind_by_email(device: Device, address: str, *, kind: K11Kind, pause: Pause =
         members = {"ceremony": told.id, "change": change_members(change)}
         return signature_in(Prover(device).ask("request", "POST", ENROL_PATH, members))
 
-    return bound(device, signed_enrol(device, identity), ask)
+    return bound(device, signed_enrol(device, IdentityType.EMAIL, identity), ask)
 
 
 def _identity(address: str) -> bytes:

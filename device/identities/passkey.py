@@ -97,11 +97,11 @@ def bind_by_passkey(device: Device, *, existing: bool, kind: K11Kind, pause: Pau
     """
     known = KnownPasskey.load(device.home)
     passkey = known if known is not None and known.existing is existing else None
-    done = standing(device, None if passkey is None else passkey.identity)
+    done = standing(device, IdentityType.PASSKEY, None if passkey is None else passkey.identity)
     if done is None:
         device.show.need_person()
         if passkey is not None:
-            device.show.note("Going on with the passkey of before. Is it gone? Then begin anew with another --home.")
+            device.show.warn("Going on with the passkey of before. Is it gone? Then begin anew with another --home.")
         own_k11(device, kind)
         done = _bound_by(device, passkey or _learnt(device, existing=existing, pause=pause), pause)
     device.home.remove(PASSKEY_FILE)
@@ -124,7 +124,7 @@ def _learnt(device: Device, *, existing: bool, pause: Pause) -> KnownPasskey:
 
 
 def _bound_by(device: Device, passkey: KnownPasskey, pause: Pause) -> Enrolment:
-    pending = signed_enrol(device, passkey.identity)
+    pending = signed_enrol(device, IdentityType.PASSKEY, passkey.identity)
     digest = pending.change.digest(device.profile.domain)
     members = {
         "action": "bind",

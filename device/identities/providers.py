@@ -1,5 +1,6 @@
 """The OpenID providers that the broker has: which one is meant, and as which client it is asked there."""
 
+import re
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -13,7 +14,11 @@ from device.session import Device
 
 GOOGLE: Final = "https://accounts.google.com"
 PROVIDERS_PATH: Final = "/v1/identity/oidc/issuers"
-_MAX_TEXT: Final = 1024
+#: OpenID Connect Discovery 1.0, 2 and 3: an https address without query or fragment. It is read by people, so no blank
+#: makes a sentence of it, and no name stands before its host.
+_ISSUER: Final = re.compile(r"https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?")
+_MAX_ISSUER: Final = 255
+_MAX_CLIENT_ID: Final = 1024
 _MAX_PROVIDERS: Final = 64
 _BAD: Final = Reason.INVALID_ENCODING
 
@@ -33,8 +38,11 @@ class Provider:
         """Raises `invalid_encoding` or `unknown_fields`."""
         members = fields(obj, required=("client_id", "issuer"), reason=_BAD)
         found = {name: text(members[name], name, reason=_BAD) for name in ("client_id", "issuer")}
-        if not all(value and len(value) <= _MAX_TEXT and value.isprintable() for value in found.values()):
-            raise KeyServiceError(_BAD, "no client id or issuer")
+        client_id, issuer = found["client_id"], found["issuer"]
+        if not (0 < len(client_id) <= _MAX_CLIENT_ID and client_id.isprintable()):
+            raise KeyServiceError(_BAD, "no client id")
+        if len(issuer) > _MAX_ISSUER or not _ISSUER.fullmatch(issuer) or set(issuer) & set("?#"):
+            raise KeyServiceError(_BAD, "an issuer is named by its https address")
         return cls(**found)
 
 

@@ -73,15 +73,15 @@ class Claims:
         is_shown = isinstance(email, str) and 0 < len(email) <= MAX_EMAIL_BYTES
         return cls(issuer=issuer, subject=subject, name=str(email) if is_shown else subject)
 
-    def identity(self, *, google: bool) -> bytes:
+    def identity(self, by: IdentityType) -> bytes:
         """The identity omni (32 bytes): by subject alone for Google, else by issuer and subject."""
-        if google:
+        if by is IdentityType.OAUTH2_GOOGLE:
             return identity_omni(IdentityType.OAUTH2_GOOGLE, self.subject)
         return identity_omni(IdentityType.OIDC, oidc_value(self.issuer, self.subject))
 
 
 def bind_at_provider(
-    device: Device, *, issuer: str | None, google: bool, kind: K11Kind, pause: Pause = time.sleep
+    device: Device, *, issuer: str | None, by: IdentityType, kind: K11Kind, pause: Pause = time.sleep
 ) -> Enrolment:
     """Enrol this device as the first master of whoever signs in at a provider of the broker's, on the broker's pages.
 
@@ -92,7 +92,7 @@ def bind_at_provider(
             or nonce; else as `Proving.confirmed`, `bound` and the authenticator.
         KeyServiceError: a refusal of the broker, the signer or the registry.
     """
-    done = standing(device)
+    done = standing(device, by)
     if done is not None:
         device.home.remove(BLIND_FILE)
         return done
@@ -104,15 +104,15 @@ def bind_at_provider(
     told = Proving(device, pause=pause).confirmed(asked, lambda page, _: device.show.identity_page(doing, page, shown))
     try:
         claims = Claims.of(told.id_token, wish)
-        identity = claims.identity(google=google)
+        identity = claims.identity(by)
     except KeyServiceError as exc:
         forget_ceremony(device.home)
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, exc.detail) from exc
-    return _bound_by(device, identity, claims, OidcEvidence(id_token=told.id_token, blind=wish.blind))
+    return _bound_by(device, by, identity, claims, OidcEvidence(id_token=told.id_token, blind=wish.blind))
 
 
 def bind_by_token(
-    device: Device, *, client_id: str, token: str | None, google: bool, kind: K11Kind
+    device: Device, *, client_id: str, token: str | None, by: IdentityType, kind: K11Kind
 ) -> Enrolment | TokenWish:
     """Enrol this device as the first master of whoever an ID token names that was fetched without the broker's pages.
 
@@ -131,12 +131,12 @@ def bind_by_token(
         return wish
     try:
         claims = Claims.of(token, wish)
-        identity = claims.identity(google=google)
+        identity = claims.identity(by)
     except KeyServiceError as exc:
         raise DeviceError(Trouble.BAD_FILE, exc.detail) from exc
-    done = standing(device, identity)
+    done = standing(device, by, identity)
     if done is None:
-        return _bound_by(device, identity, claims, OidcEvidence(id_token=token, blind=wish.blind))
+        return _bound_by(device, by, identity, claims, OidcEvidence(id_token=token, blind=wish.blind))
     device.home.remove(BLIND_FILE)
     return done
 
@@ -159,10 +159,11 @@ def wished_token(device: Device, client_id: str, kind: K11Kind, *, issuer: str |
     return TokenWish(client_id=client_id, nonce=nonce, blind=blind, issuer=issuer)
 
 
-def _bound_by(device: Device, identity: bytes, claims: Claims, evidence: OidcEvidence) -> Enrolment:
+def _bound_by(device: Device, by: IdentityType, identity: bytes, claims: Claims, evidence: OidcEvidence) -> Enrolment:
     subject = "" if claims.name == claims.subject else f" (its subject {claims.subject})"
-    device.show.note(f"{claims.issuer} says that you are {claims.name}{subject}.")
-    pending = signed_enrol(device, identity)
+    # In every mode: whoever agrees to what follows agrees to be bound under this name.
+    device.show.warn(f"{claims.issuer} says that you are {claims.name}{subject}.")
+    pending = signed_enrol(device, by, identity)
     try:
         made = bound(device, pending, lambda change: attested(device, change, evidence))
     except KeyServiceError as exc:

@@ -13,10 +13,13 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11_PORT
 from device.errors import DeviceError, Trouble
 from device.local_web import JSON, MAX_ANSWER_BYTES, Reply, serving
+from device.visible import visible
 
 TIMEOUT_S: Final = 300.0
 #: The answer of whoever does not approve.
 DECLINED: Final = b'{"declined":true}'
+#: The answer of whoever agrees to what needs no key.
+CONFIRMED: Final = b'{"confirmed":true}'
 _PACKAGE: Final = "device.k11"
 
 
@@ -36,22 +39,23 @@ class Task:
     accept: Callable[[object], None]
 
     def to_json(self) -> bytes:
-        """What the page is given."""
+        """What the page is given: texts as they may be shown."""
         members = {
             "digest": self.digest,
             "kind": self.kind,
-            "lines": self.lines,
+            "lines": [(visible(name), visible(value)) for name, value in self.lines],
             "options": self.options,
-            "title": self.title,
+            "title": visible(self.title),
         }
         return json.dumps(members).encode()
 
 
 @dataclass(slots=True, kw_only=True)
 class Ceremony:
-    """A task and its one answer, shared between the threads that serve it."""
+    """A task and its one answer, shared between the threads that serve it; `id` tells it from every other."""
 
     task: Task
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
     done: threading.Event = field(default_factory=threading.Event)
     error: DeviceError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -6,15 +6,16 @@ from typing import Final
 
 from agentkeys_core.encoding import hex_encode
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.ids import operator_omni
+from agentkeys_core.ids import IdentityType, operator_omni
 from device.broker_session import BrokerSession
-from device.enrol import Enrolment, Pending, complete, offer, sent_before
+from device.enrol import Enrolment, complete, offer, sent_before
 from device.errors import DeviceError, Trouble
 from device.identity import Identity, Part
 from device.intent import Intent, change_intent
 from device.k11.browser import BrowserAuthenticator
 from device.k11.page import Task
 from device.k11.port import Authenticator, K11Kind, K11Record
+from device.pending_enrol import Pending
 from device.registry import operator_path, state_of
 from device.session import Device
 from device.show import Show
@@ -37,7 +38,9 @@ def enrol_on_page(device: Device, kind: K11Kind) -> Enrolment:
     identity = Identity.load(device.home)
     if identity is not None and identity.part is not Part.MASTER:
         raise DeviceError(Trouble.ALREADY_INITIALISED, f"{device.home.path} is an agent's; use another --home")
-    done = Enrolment(identity=identity) if identity else sent_before(device, Pending.load(device.home), None)
+    if identity is not None:
+        return Enrolment(identity=identity)
+    done = sent_before(device, Pending.load(device.home), IdentityType.EVM, None)
     if done is not None:
         return done
     with sitting(device.show.wallet_page) as page, _AtPage(device, page, kind) as here:

@@ -17,7 +17,7 @@ from device.k11.page import Ceremony, Task, run_ceremony
 from device.pairing import shown
 from device.pairing_desk import MachineSide, fingerprint
 from tests.browser.console_steps import NAMES, heading, open_page, press
-from tests.fakes.browser import picture, virtual_authenticator
+from tests.fakes.browser import picture, virtual_authenticator, with_the_keys_of
 from tests.unit.device.conftest import Person
 from tests.unit.device.console_kit import Visitor, console_at
 from tests.unit.device.deployment import Deployment
@@ -223,7 +223,7 @@ def test_the_console_has_k11_asked_on_a_page_of_its_own(
 ) -> None:
     made = person("by-browser")
     touched = context.new_page()
-    virtual_authenticator(context, touched)
+    key = virtual_authenticator(context, touched)
     with enrolled_by_browser(touched, made), console_at(made.home) as visitor:
         page = context.new_page()
         page.goto(visitor.address)
@@ -236,8 +236,7 @@ def test_the_console_has_k11_asked_on_a_page_of_its_own(
         expect(page.get_by_text("Digest, which your security key signs")).to_be_visible()
         expect(page.get_by_role("link", name="Approve with K11 …")).to_be_focused()
         picture(page, "console-k11")
-        for answer in ({"confirmed": True}, {}, {"declined": False}):
-            assert visitor.post("/answer", answer).status_code == 409
+        assert visitor.answer("confirmed").status_code == 409
         press(page, "Decline")
         expect(page.get_by_role("alert")).to_contain_text("declined")
         open_page(page, "Devices")
@@ -245,16 +244,29 @@ def test_the_console_has_k11_asked_on_a_page_of_its_own(
         digest = page.get_by_text("Digest, which your security key signs").locator("code").inner_text()
         with context.expect_page() as opened:
             page.keyboard.press("Enter")
-        address = opened.value.url
-        assert address.startswith(f"http://localhost:{K11_PORT}/")
-        expect(opened.value.locator("#digest")).to_have_text(digest)  # another port's window is served
-        opened.value.close()
-        touched.goto("about:blank")  # the authenticator lives with its page
-        touched.goto(str(page.get_by_role("link", name="Approve with K11 …").get_attribute("href")))
-        expect(touched.locator("#digest")).to_have_text(digest)
-        press(touched, "Approve")
+        window = opened.value
+        assert window.url.startswith(f"http://localhost:{K11_PORT}/")
+        expect(window.locator("#digest")).to_have_text(digest)  # another port's window is served
+        with_the_keys_of(key, context, window)
+        press(window, "Approve")
         expect(heading(page)).to_have_text("Done")
     assert made("whoami").data["frozen"] is False
+
+
+def test_a_press_in_an_old_tab_answers_nothing_and_shows_what_is_asked_now(
+    context: BrowserContext, visitor: Visitor
+) -> None:
+    old, new = context.new_page(), context.new_page()
+    for page in (old, new):
+        page.goto(visitor.address)
+        expect(heading(page)).to_have_text("My devices")
+    press(old, "Freeze …")
+    expect(heading(old)).to_have_text("Freeze everything of this operator")
+    visitor.send("/do", what="unfreeze")  # from the other tab, say
+    press(old, "Sign and send")
+    expect(heading(old)).to_have_text("End the freeze")
+    expect(old.locator("#message")).to_contain_text("not what is asked now")
+    assert visitor.answer("declined").status_code == 200
 
 
 # --- somebody else had the port before --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from device.enrol import PENDING_FILE
+from device.lost_key import ENROL_FILE
 from tests.browser.wallet_kit import choose, heading, init_at, press, status
 from tests.fakes.anvil import Anvil, WalletError
 from tests.fakes.browser import picture, virtual_authenticator
@@ -273,7 +273,7 @@ def test_typed_data_that_the_wallet_tampers_with_is_refused(
         ended(terminal, 1)
     assert somebody("whoami", "--offline").data["status"] == "not_enrolled"
     assert not somebody.deployment.applied
-    assert not (somebody.home / PENDING_FILE).exists()  # the next init opens the page again
+    assert not (somebody.home / ENROL_FILE).exists()  # the next init opens the page again
 
 
 def signs_in_vain(page: Page, wallet: BrowserWallet, count: int, words: str) -> None:

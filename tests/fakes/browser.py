@@ -48,6 +48,14 @@ def virtual_authenticator(context: BrowserContext, page: Page, **changed: Any) -
     return session, made["authenticatorId"]
 
 
+def with_the_keys_of(source: Any, context: BrowserContext, page: Page) -> None:
+    """Give another page an authenticator that holds the same keys: each page of a browser under test has its own."""
+    session, authenticator = virtual_authenticator(context, page)
+    told = source[0].send("WebAuthn.getCredentials", {"authenticatorId": source[1]})
+    for credential in told["credentials"]:
+        session.send("WebAuthn.addCredential", {"authenticatorId": authenticator, "credential": credential})
+
+
 def picture(page: Page, name: str) -> None:
     """Leave a picture of the whole page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

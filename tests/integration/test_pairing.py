@@ -54,10 +54,10 @@ def test_the_console_works_on_a_real_deployment(master: Member) -> None:
     with console_at(master.device.home.path) as visitor:
         assert "your wallet, high assurance" in visitor.get("/page/devices").text
         visitor.send("/do", what="freeze")
-        visitor.post("/answer", {"confirmed": True})
+        visitor.answer("confirmed")
         assert "is frozen" in visitor.get("/page/job").text
         visitor.send("/do", what="unfreeze")
-        visitor.post("/answer", {"confirmed": True})
+        visitor.answer("confirmed")
         assert "has ended" in visitor.get("/page/job").text
         trail = visitor.get("/page/audit").text
         assert "rows are genuine" in trail

@@ -69,12 +69,13 @@ async function send(path, body) {
     body: JSON.stringify(body),
   });
   const told = await response.json().catch(() => ({}));
+  if (response.status === 409) await load(); // something else than this page shows is asked by now
   if (!response.ok) throw new Error(told.error || `refused (${response.status})`);
   await go(told.go);
 }
 
-function fields(form) {
-  const data = new FormData(form);
+function fields(form, button) {
+  const data = new FormData(form, button);
   return Object.fromEntries([...new Set(data.keys())].map((name) => [name, data.getAll(name)]));
 }
 
@@ -110,19 +111,19 @@ document.addEventListener("submit", (event) => {
     go(`${form.dataset.get}?${new URLSearchParams(new FormData(form))}`);
     return;
   }
-  working(form.querySelector("button"), "One moment …", () => send(form.dataset.post, fields(form)));
+  const button = event.submitter || form.querySelector("button");
+  const given = fields(form, button);
+  working(button, "One moment …", () => send(form.dataset.post, given));
 });
 
 document.addEventListener("click", (event) => {
-  const target = event.target.closest("[data-answer], [data-download], [data-skip]");
+  const target = event.target.closest("[data-download], [data-skip]");
   if (!target) return;
   event.preventDefault();
   if ("skip" in target.dataset) {
     main.focus();
-  } else if (target.dataset.download) {
-    working(target, "One moment …", () => download(target));
   } else {
-    working(target, "One moment …", () => send("/answer", { [target.dataset.answer]: true }));
+    working(target, "One moment …", () => download(target));
   }
 });
 

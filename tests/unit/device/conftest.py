@@ -148,3 +148,10 @@ def key(fresh_key: Callable[..., SecurityKey]) -> SecurityKey:
     made = fresh_key()
     made.set_pin()
     return made
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is a moment behind is waited for no longer than that."""
+    for module in ("change_desk", "rotation_standing"):
+        monkeypatch.setattr(f"device.{module}.CATCH_UP_S", 0.01)

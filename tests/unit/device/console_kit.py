@@ -46,16 +46,33 @@ class Visitor:
         """Bring what a file holds."""
         return self.send("/hand-in", text=text)
 
+    def id_on(self, page: str) -> str:
+        """The id of what a page shows; empty where there is none."""
+        shown = re.search('name="id" value="([0-9a-f]{32})"', self.get(f"/page/{page}").text)
+        return "" if shown is None else shown[1]
+
     def approve(self, page: str = "pair", /, **fields: str | list[str]) -> dict[str, Any]:
         """Approve what a page shows, by the id that it carries."""
-        shown = re.search('name="id" value="([0-9a-f]{32})"', self.get(f"/page/{page}").text)
-        given: dict[str, str | list[str]] = {"id": "" if shown is None else shown[1], "compared": "yes"}
+        given: dict[str, str | list[str]] = {"id": self.id_on(page), "compared": "yes"}
         return self.send("/approve", **(given | fields))
+
+    def answer(self, answer: str) -> httpx.Response:
+        """Answer what is asked just now, by the id that the page carries."""
+        return self.post("/answer", {"id": [self.id_on("job")], "answer": [answer]})
 
     def agree(self) -> str:
         """Agree to what is asked; the page that follows."""
-        assert self.post("/answer", {"confirmed": True}).json() == {"go": "job"}
+        assert self.answer("confirmed").json() == {"go": "job"}
         return self.get("/page/job").text
+
+    def stop(self, page: str = "job") -> dict[str, Any]:
+        """Stop what a page shows."""
+        return self.send("/stop", id=self.id_on(page))
+
+    def file(self) -> httpx.Response:
+        """The file that the page of the last job links to."""
+        link = re.search('data-download="([^"]+)"', self.get("/page/job").text)
+        return self.get("/page/file" if link is None else link[1])
 
     def send(self, path: str, **fields: str | list[str]) -> dict[str, Any]:
         """Submit a form; what was told."""

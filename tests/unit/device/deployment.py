@@ -358,7 +358,7 @@ class Deployment:
                 }
                 return posts.get(path, self.work)(body)
             except KeyServiceError as exc:
-                members: dict[str, object] = dict(exc.metadata)
+                members: dict[str, object] = {name: int(value) for name, value in exc.metadata.items()}
                 if exc.row is not None:
                     members["row"] = json.loads(exc.row)
                 return problem(exc.reason, 404 if exc.reason is Reason.OBJECT_NOT_FOUND else 403, **members)

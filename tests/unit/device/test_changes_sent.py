@@ -26,7 +26,7 @@ Lie = Callable[[bytes], Reply | None]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("device.change_desk._CATCH_UP_S", 0.01)
+    monkeypatch.setattr("device.change_desk.CATCH_UP_S", 0.01)
 
 
 def swallow(_: bytes) -> Reply:

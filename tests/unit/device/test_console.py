@@ -180,30 +180,10 @@ def test_nothing_is_signed_before_somebody_agrees(visitor: Visitor, deployment: 
     assert "Freeze everything of this operator" in question
     assert re.search("Digest.*<code>[0-9a-f]{64}</code>", question)
     assert not any(path == "/v1/registry/changes" for _, path in deployment.seen)
-    assert visitor.post("/answer", {"confirmed": True}).json() == {"go": "job"}
+    assert visitor.answer("confirmed").json() == {"go": "job"}
     assert "is frozen" in visitor.get("/page/job").text
     assert "End the freeze" in visitor.get("/page/devices").text
-    assert visitor.post("/answer", {"confirmed": True}).status_code == 409  # nothing is asked any more
-
-
-@pytest.mark.parametrize("answer", [{"declined": True}, {"confirmed": False}, {}, [], {"confirmed": True, "more": 1}])
-def test_another_answer_signs_nothing(visitor: Visitor, deployment: Deployment, answer: object) -> None:
-    visitor.send("/do", what="freeze")
-    visitor.post("/answer", answer)
-    assert "declined" in visitor.get("/page/job").text
-    assert not any(path == "/v1/registry/changes" for _, path in deployment.seen[-3:])
-    assert "End the freeze" not in visitor.get("/page/devices").text
-
-
-def test_another_job_declines_the_one_before(visitor: Visitor) -> None:
-    visitor.send("/do", what="freeze")
-    first = visitor.console._job
-    visitor.send("/do", what="unfreeze")
-    assert first is not None
-    assert isinstance(first.error, DeviceError)
-    assert first.error.reason is Trouble.DECLINED
-    assert visitor.send("/stop") == {"go": "devices"}
-    assert "declined" in visitor.get("/page/job").text
+    assert visitor.answer("confirmed").status_code == 409  # nothing is asked any more
 
 
 def test_scope_and_devices_of_an_agent(visitor: Visitor, agent: Person) -> None:
@@ -217,10 +197,10 @@ def test_scope_and_devices_of_an_agent(visitor: Visitor, agent: Person) -> None:
     asked = visitor.get("/page/job").text
     assert "cred:a, cred:stripe" in asked
     assert "cred:openrouter" in asked
-    visitor.post("/answer", {"confirmed": True})
+    visitor.answer("confirmed")
     assert agent("whoami").data["scope"] == ["cred:a", "cred:stripe"]
     visitor.send("/do", what="revoke", device=device[1])
-    visitor.post("/answer", {"confirmed": True})
+    visitor.answer("confirmed")
     assert agent("whoami").data["status"] == "revoked"
 
 
@@ -259,7 +239,7 @@ def test_a_machine_is_let_in(visitor: Visitor, machine: MachineSide, master: Per
         assert job._changed.wait_for(lambda: job.question is not None, 20)
     asked = visitor.get("/page/job").text
     assert "Let a new agent device in" in asked
-    assert visitor.post("/answer", {"confirmed": True}).json() == {"go": "job"}
+    assert visitor.answer("confirmed").json() == {"go": "job"}
     assert "is let in" in visitor.get("/page/job").text
     assert master("agent", "list").data["agents"][0]["scope"] == ["cred:openrouter"]
 
@@ -315,7 +295,7 @@ def test_who_stops_a_pairing_waits_no_longer(visitor: Visitor, machine: MachineS
     begun = begin(machine)
     visitor.send("/claim", code=begun.code)
     approve(visitor)
-    assert visitor.send("/stop") == {"go": "devices"}
+    assert visitor.stop() == {"go": "devices"}
     assert "declined" in visitor.get("/page/job").text
 
 
@@ -353,7 +333,7 @@ def test_the_terminal_shows_what_a_page_asks(master: Person) -> None:
         page = visitor.get("/page/job").text
         assert [intent.title for intent in told] == ["Freeze everything of this operator"]
         assert told[0].digest.hex() in page
-        visitor.send("/stop")
+        visitor.answer("declined")
 
 
 def test_every_console_lies_elsewhere(master: Person) -> None:

@@ -1,5 +1,6 @@
 """What an open page of the console is told: that it is out of date, and whether changes are heard of."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -81,7 +82,7 @@ def test_a_broker_that_is_away_is_told_of_calmly(visitor: Visitor, deployment: D
 def test_a_revoked_device_is_told_so(visitor: Visitor, master: Person) -> None:
     until(visitor, lambda told: bool(told["version"]))
     master("device", "revoke", master("whoami", "--offline").data["device"])
-    until(visitor, lambda told: "This device is revoked" in told["words"])
+    until(visitor, lambda told: "The broker says that this device is revoked" in told["words"])
     assert "revoked</span>" in visitor.get("/page/devices").text
 
 
@@ -116,3 +117,11 @@ def test_who_waits_is_answered_at_the_end_and_only_so_many_wait() -> None:
     for thread in threads:
         thread.join(10)
     assert replies == [200] * MAX_WAITING
+
+
+@pytest.mark.parametrize("reason", ["device_revoked", "device_unknown"])
+def test_what_only_the_broker_says_is_told_as_its_word(reason: str) -> None:
+    live = Live()
+    live.deaf(reason)
+    words = json.loads(live.answer("").body)["words"]
+    assert words.startswith("The broker says")

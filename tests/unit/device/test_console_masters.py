@@ -34,9 +34,21 @@ def visitor(first: Person, consoles: ExitStack) -> Visitor:
 
 def handed_over(visitor: Visitor) -> str:
     """The file that the last job left, as the page lets one save or copy it."""
-    saved = visitor.get("/page/file")
+    saved = visitor.file()
     assert saved.status_code == 200
     return saved.text
+
+
+def test_an_old_page_saves_no_other_jobs_file(
+    registry: RealRegistry, first: Person, visitor: Visitor, person: Named, tmp_path: Path
+) -> None:
+    offer(person("machine"), first, tmp_path / "offer")
+    visitor.handed((tmp_path / "offer").read_text())
+    visitor.approve(roles=["1"])
+    visitor.agree()
+    for link in ("/page/file", f"/page/file?job={'0' * 32}", "/page/file?job="):
+        assert visitor.get(link).status_code == 404
+    assert handed_over(visitor)
 
 
 # --- letting a master in
@@ -83,7 +95,7 @@ def test_nothing_is_approved_uncompared_or_other_than_shown(
     old = shown_before.partition('name="id" value="')[2][:32]
     assert visitor.approve(id=old, roles=["1"])["reason"] == "usage"
     assert visitor.console._job is None
-    assert visitor.get("/page/file").status_code == 404
+    assert visitor.file().status_code == 404
 
 
 def test_an_agents_offer_comes_in_by_file_too(
@@ -251,7 +263,7 @@ def test_who_was_never_registered_gets_no_key_in_a_lost_ones_place(
         assert identity is not None
         replace(identity, registered=False).save(home)
     (first.home / "k10.json").unlink()
-    assert first("console").reason == "not_initialised"
+    assert first("console").reason == "k10_missing"
     assert not any((folder / "k10.json").exists() for folder in (machine.home, first.home))
 
 

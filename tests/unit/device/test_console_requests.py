@@ -50,7 +50,7 @@ def test_it_is_shown_and_the_line_given_back_is_for_it_alone(
     assert "Permit" in shown
     assert asked.cap.request.digest.hex() in shown
     assert "Give this line back" in visitor.agree()
-    assertion = parse_approval(visitor.get("/page/file").text)
+    assertion = parse_approval(visitor.file().text)
     (state,) = deployment.states.values()
     public = state.masters()[0].k11
     assert public is not None
@@ -59,9 +59,9 @@ def test_it_is_shown_and_the_line_given_back_is_for_it_alone(
 
 def test_who_declines_gives_nothing_back(visitor: Visitor, agent: Person) -> None:
     visitor.send("/do", what="request", request=asked_by(agent).encode())
-    visitor.post("/answer", {"declined": True})
+    visitor.answer("declined")
     assert "declined" in visitor.get("/page/job").text
-    assert visitor.get("/page/file").status_code == 404
+    assert visitor.file().status_code == 404
 
 
 @pytest.mark.parametrize("line", ["", "junk", "e30", "a" * 1000])

@@ -9,7 +9,6 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from device import cli
 from device.cli import _globals_first, run
 from device.errors import DeviceError, ExitCode, Trouble, exit_code
-from device.show import clean
 
 
 def test_every_reason_has_an_exit_code() -> None:
@@ -86,7 +85,3 @@ def test_missing_folder_is_not_made_by_reading(tmp_path: Path, capfd: pytest.Cap
     assert run(["--home", str(tmp_path / "none"), "whoami"]) == 2
     assert not (tmp_path / "none").exists()
     assert "not_initialised" in capfd.readouterr().err
-
-
-def test_control_characters_become_question_marks() -> None:
-    assert clean("a\x1b[31m\u202eb\n") == "a?[31m?b?"

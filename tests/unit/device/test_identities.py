@@ -235,7 +235,7 @@ def test_no_wallet_of_ones_own_is_asked_to_sign_for_another_identity(
         unnamed = ada.init("--identity", "evm")
     assert unnamed.reason == "k11_timeout"
     assert "Open this page in the browser that has your wallet" in unnamed.err
-    wallet = json.loads((ada.home / "pending-enrol.json").read_bytes())["change"]["message"]["wallet"]
+    wallet = json.loads((ada.home / "pending-enrol.json").read_bytes())["signed"]["change"]["message"]["wallet"]
     assert ada.init("--wallet", wallet).data["typed_data"]["message"]["walletEpoch"] == 0
 
 
@@ -254,11 +254,11 @@ def test_another_identitys_enrol_is_not_taken(world: World, person: Named) -> No
     ada = person("ada")
     assert ada.init(*BY_EMAIL).reason == "signer_unreachable"
     first = (ada.home / "pending-enrol.json").read_bytes()
-    wallet = json.loads(first)["change"]["message"]["wallet"]
+    wallet = json.loads(first)["signed"]["change"]["message"]["wallet"]
     world.deployment.hooks["broker", "/v1/derive-address"] = lambda _: (200, {"address": wallet, "epoch": 1})
     assert ada.init("--identity", "email", "--email", "other@people.test").reason == "signer_unreachable"
     second = (ada.home / "pending-enrol.json").read_bytes()
-    told = json.loads(second)["change"]["message"]["identityOmni"]
+    told = json.loads(second)["signed"]["change"]["message"]["identityOmni"]
     assert told.removeprefix("0x") == identity_omni(IdentityType.EMAIL, "other@people.test").hex()
 
 

@@ -40,6 +40,7 @@ from tests.unit.device.identity_kit import (
     opened,
     operator_of,
 )
+from tests.unit.device.terminal import Terminal
 
 
 @pytest.fixture
@@ -164,6 +165,18 @@ def test_a_broker_that_swaps_the_client_gets_a_token_that_counts_nowhere(world: 
     world.deployment.hooks["broker", OIDC + "/issuers"] = lambda _: (200, told)
     outcome = person("bob").init(*BY_OIDC)
     assert (outcome.code, outcome.reason) == (6, "answer_not_trusted")
+
+
+@pytest.mark.parametrize("mode", [(), ("--json",)], ids=["words", "json"])
+def test_who_would_be_bound_is_told_before_anybody_agrees(world: World, person: Named, mode: tuple[str, ...]) -> None:
+    """In every mode: beside JSON too, the name is what the person agrees to."""
+    ada = person("ada")
+    words = [str(word) for word in ada.profile_words()]
+    with Terminal(ada, *mode, "init", *words, "--k11", "software", *BY_OIDC) as terminal:
+        asked = terminal.until(r"\[y/N\]")
+        terminal.write(b"n\n")
+        assert terminal.end()[0] == 1
+    assert f"{ISSUER} says that you are alice" in asked
 
 
 @pytest.mark.parametrize("part", ["credential_id", "x", "y"])

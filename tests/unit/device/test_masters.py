@@ -166,56 +166,6 @@ def test_a_broker_that_lies_holds_no_revocation_up(
     assert state_of(registry, first).devices[device_of(second)].revoked
 
 
-# --- rotation
-
-
-def test_rotates_the_device_key(registry: RealRegistry, first: Person) -> None:
-    old = device_of(first)
-    rotated = first("device", "rotate")
-    assert rotated.code == 0, rotated.err
-    new = device_of(first)
-    assert rotated.data["device"] == hex_encode(new) != hex_encode(old)
-    devices = state_of(registry, first).devices
-    assert (devices[old].revoked, devices[new].revoked) == (True, False)
-    assert first("freeze").code == 0
-    assert not (first.home / "k10-next.json").exists()
-
-
-def test_a_rotation_whose_answer_was_lost_is_finished_by_running_it_again(
-    registry: RealRegistry, deployment: Deployment, first: Person
-) -> None:
-    def swallow(body: bytes) -> Any:
-        registry.change(body)
-        return problem(Reason.OVERLOADED, 429)
-
-    for part in ("broker", "credentials", "audit"):
-        deployment.hooks[part, CHANGES] = swallow
-    assert first("device", "rotate").code != 0
-    deployment.hooks = {key: hook for key, hook in deployment.hooks.items() if key[1] != CHANGES}
-    again = first("device", "rotate")
-    assert again.code == 0, again.err
-    assert not state_of(registry, first).devices[device_of(first)].revoked
-
-
-def test_a_lost_key_is_replaced_in_72_hours(registry: RealRegistry, first: Person) -> None:
-    old = device_of(first)
-    (first.home / "k10.json").unlink()
-    asked = first("device", "rotate", "--lost", hex_encode(old))
-    assert asked.code == 0, asked.err
-    new = device_of(first)
-    listed = first("device", "list")
-    assert listed.data["rotations"][0]["device"] == hex_encode(old)
-    assert "agentkeys freeze" in listed.err
-    registry.here.clock.at = time.time() + 72 * 3600
-    registry.here.registry.settle()
-    devices = state_of(registry, first).devices
-    assert (devices[old].revoked, devices[new].revoked) == (True, False)
-
-
-def test_a_key_that_is_here_is_not_lost(registry: RealRegistry, first: Person) -> None:
-    assert first("device", "rotate", "--lost", hex_encode(device_of(first))).reason == "usage"
-
-
 # --- teardown, list
 
 
@@ -315,3 +265,17 @@ def test_a_signature_of_another_wallet_is_not_used(
     deployment.hooks["broker", "/v1/enrolments/attest"] = lambda _: (200, {"signature": "A" * 86 + "A"})
     made = alice.init("--identity", "oidc", "--client-id", CLIENT, "--id-token-file", token)
     assert (made.code, made.reason) == (6, "answer_not_trusted")
+
+
+@pytest.mark.parametrize(("length", "reason"), [(255, "invalid_evidence"), (256, "bad_file")])
+def test_a_subject_is_bounded(
+    registry: RealRegistry, deployment: Deployment, person: Named, tmp_path: Path, length: int, reason: str
+) -> None:
+    """OpenID Connect Core, 2. The signer would have its say on one that the device lets pass."""
+    alice = person("alice")
+    nonce = alice.init("--identity", "oidc", "--client-id", CLIENT).data["nonce"]
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text(registry.issuer.token({"iss": ISSUER, "aud": CLIENT, "sub": "a" * length, "nonce": nonce}))
+    deployment.hooks["broker", "/v1/enrolments/attest"] = lambda _: problem(Reason.INVALID_EVIDENCE, 400)
+    assert alice.init("--identity", "oidc", "--client-id", CLIENT, "--id-token-file", token).reason == reason

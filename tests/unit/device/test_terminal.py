@@ -83,3 +83,19 @@ def test_words_between_colons_stay_words(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().err
     assert "pay :key:" in shown
     assert "a :heavy_dollar_sign: b" in shown
+
+
+def test_who_agrees_is_shown_what_beside_json_too(master: Person) -> None:
+    """The document alone goes to stdout; whoever is asked at the terminal reads what they agree to."""
+    operator = master("whoami").data["operator_omni"]
+    with Terminal(master, "--json", "freeze") as terminal:
+        asked = terminal.until(r"\[y/N\]")
+        terminal.write(b"n\n")
+        code, _ = terminal.end()
+    assert code == 1
+    assert "Freeze everything of this operator" in asked
+    assert operator in re.sub(r"\x1b\[[0-9;]*m|[\s│]", "", asked)
+
+
+def test_nothing_is_drawn_beside_json_where_nobody_is_asked(master: Person) -> None:
+    assert "Freeze" not in master("freeze").err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.errors import Code, KeyServiceError, Reason
 from device.errors import DeviceError, Trouble
 from device.problems import check_refusal
 from device.transport import Answer, _seconds
@@ -74,3 +74,15 @@ def test_a_final_refusal_is_passed_on(final: Exception) -> None:
     with pytest.raises(type(final)) as caught:
         Part(final, "never").until()
     assert caught.value is final
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_what_says_something_only_of_now_is_asked_again_and_nothing_else(reason: Reason) -> None:
+    """A reason of these two codes says nothing about what was asked; every other one is the answer to it."""
+    part = Part(KeyServiceError(reason), "there")
+    if reason.code in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED):
+        assert part.until() == "there"
+    else:
+        with pytest.raises(KeyServiceError) as caught:
+            part.until()
+        assert caught.value.reason is reason
