@@ -12,7 +12,7 @@ from typing import Final
 from agentkeys_core.encoding import b64u_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
-from broker.ceremonies.steps import Steps, detail_of, with_blank
+from broker.ceremonies.steps import Invitation, Steps, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, OpenIdProvider
 from broker.proofs import Claim, Proofs
 from broker.rates import MINUTE_S, Rates
@@ -26,14 +26,6 @@ CALLBACK: Final = "/identity/oidc/callback/"
 _WAY_DIGITS: Final = 32
 _VERIFIER_BYTES: Final = 48  # RFC 7636: 43 to 128 characters
 _NONCE_BYTES: Final = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OidcBegun:
-    """A new ceremony and the page where a person goes on with it."""
-
-    ceremony: Ceremony
-    page: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +65,7 @@ class OidcDesk:
         """Our client id at each provider that can be asked, by its issuer: a device's nonce names it."""
         return {issuer: provider.client_id for issuer, provider in self._providers.items()}
 
-    def begin(self, claim: Claim, *, issuer: str, nonce: str) -> OidcBegun:
+    def begin(self, claim: Claim, *, issuer: str, nonce: str) -> Invitation:
         """Begin for the device that signed `claim` over a challenge of ours; `nonce` is what the ID token shall carry.
 
         Raises:
@@ -88,8 +80,8 @@ class OidcDesk:
         name = b"oidc-client:" + claim.client.encode()
         self._rates.charge(name, limit=PER_CLIENT, window_s=MINUTE_S, what="too many sign-ins begun")
         detail = {"issuer": issuer, "nonce": nonce, "verifier": secrets.token_urlsafe(_VERIFIER_BYTES)}
-        begun = self._steps.begin(proof.device, CeremonyKind.OIDC, detail)
-        return OidcBegun(ceremony=begun.ceremony, page=f"{self._origin}/identity/oidc/{begun.secret}")
+        begun, code = self._steps.invite(proof.device, CeremonyKind.OIDC, detail)
+        return Invitation(ceremony=begun.ceremony, page=f"{self._origin}/identity/oidc/{begun.secret}", code=code)
 
     def shown(self, secret: str) -> OidcRequest:
         """What the page before the provider shows; nothing is changed.
@@ -101,7 +93,7 @@ class OidcDesk:
         detail = detail_of(found)
         provider = self._provider(detail)
         onward = provider.authorization_url(state=secret, nonce=detail["nonce"], verifier=detail["verifier"])
-        return OidcRequest(device=with_blank(found.device), issuer=detail["issuer"], onward=onward)
+        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], onward=onward)
 
     def returned(self, way: str, query: Mapping[str, str]) -> str:
         """Take the answer of the provider whose way back is `way`; nothing is bound yet. The secret of the next page.
@@ -134,7 +126,7 @@ class OidcDesk:
         return self._request(found)
 
     def confirm(self, secret: str, typed: str) -> OidcRequest:
-        """The person agrees, who typed how the device begins: the device may have the ID token.
+        """The person agrees, who typed the code that the device shows: the device may have the ID token.
 
         Raises:
             KeyServiceError: `ceremony_ended`; as `Steps.recognised`.
@@ -146,7 +138,7 @@ class OidcDesk:
 
     def _request(self, found: Ceremony) -> OidcRequest:
         detail = detail_of(found)
-        return OidcRequest(device=with_blank(found.device), issuer=detail["issuer"], name=detail["name"])
+        return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], name=detail["name"])
 
     def _provider(self, detail: Mapping[str, str]) -> OpenIdProvider:
         """Raises `ceremony_ended` where the host no longer has it."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
+from broker.ceremonies.codes import is_code, new_code
 from broker.ports import Ceremonies, Ceremony, CeremonyKind, CeremonyState
 from broker.proofs import Claim, Proofs
 
@@ -22,11 +23,10 @@ CONFIRMED_S: Final = 300
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _DETAIL_LIMIT: Final = 64 * 1024
-#: How much of a device key hash people compare: as the device itself prints it; and how much of it they type.
+#: How much of a device key hash people compare: as the device itself prints it.
 _FINGERPRINT_BYTES: Final = 8
-_TYPED_DIGITS: Final = 4
-_BLANK: Final = "_" * _TYPED_DIGITS
-#: How often somebody may type the beginning of a device, right or wrong, before the ceremony has ended.
+#: Of the code that somebody types: 30 bits, and how often they may, right or wrong, before the ceremony has ended.
+CODE_LENGTH: Final = 6
 TYPED_TRIES: Final = 5
 
 Detail = dict[str, str]
@@ -40,11 +40,23 @@ class Begun:
     secret: str = field(repr=False)
 
 
-class OtherDeviceError(KeyServiceError):
-    """What somebody typed is not the beginning of the device: they may look again at what their own terminal shows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """A new ceremony as its device is told of it, and nobody else.
+
+    `page` is where the person goes on, empty where a mail says so; `code` what they type there, empty where nothing is.
+    """
+
+    ceremony: Ceremony
+    page: str = field(default="", repr=False)
+    code: str = field(default="", repr=False)
+
+
+class OtherCodeError(KeyServiceError):
+    """What somebody typed is not the ceremony's code: they may look again at what their own terminal shows."""
 
     def __init__(self) -> None:
-        super().__init__(Reason.INVALID_BODY, "not the beginning of the device")
+        super().__init__(Reason.INVALID_BODY, "not the code of this ceremony")
 
 
 class Steps:
@@ -71,6 +83,11 @@ class Steps:
         )
         self._ceremonies.add(ceremony)
         return Begun(ceremony=ceremony, secret=b64u_encode(secret))
+
+    def invite(self, device: bytes, kind: CeremonyKind, detail: Detail) -> tuple[Begun, str]:
+        """As `begin`, and the code that `recognised` asks for."""
+        code = new_code(CODE_LENGTH)
+        return self.begin(device, kind, {**detail, "code": code}), code
 
     def shown(self, secret: str, kind: CeremonyKind, *states: CeremonyState) -> Ceremony:
         """The ceremony that this secret would move on; nothing is changed.
@@ -127,17 +144,17 @@ class Steps:
 
     @contextmanager
     def recognised(self, ceremony: Ceremony, typed: str) -> Iterator[Ceremony]:
-        """For somebody who typed how the device begins, which our pages and mails leave blank, so that it is their own.
+        """For somebody who typed the code that this ceremony's device alone was told, so that the device is their own.
 
-        A link that a thief sent is of the thief's device, which the person's terminal does not show. Else as `one_try`.
+        A link that a thief sent is of the thief's ceremony, whose code no terminal of the person shows. Else as
+        `one_try`.
 
         Raises:
-            KeyServiceError: `OtherDeviceError`; `ceremony_ended` after 5 tries.
+            KeyServiceError: `OtherCodeError`; `ceremony_ended` after 5 tries.
         """
         with self.one_try(ceremony, "typed", limit=TYPED_TRIES) as tried:
-            digits = "".join(typed.lower().split())
-            if len(digits) < _TYPED_DIGITS or not _digits(ceremony.device).startswith(digits):
-                raise OtherDeviceError
+            if not is_code(typed, detail_of(ceremony)["code"]):
+                raise OtherCodeError
             yield tried
 
     def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony:
@@ -189,17 +206,8 @@ def detail_of(ceremony: Ceremony) -> Detail:
 
 def fingerprint(device: bytes) -> str:
     """What people compare of a device: 8 bytes of its key hash, in groups of four digits."""
-    digits = _digits(device)
+    digits = device[:_FINGERPRINT_BYTES].hex()
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
-
-
-def with_blank(device: bytes) -> str:
-    """The fingerprint as pages and mails show it: its first group is for the person to know from their own terminal."""
-    return _BLANK + fingerprint(device)[_TYPED_DIGITS:]
-
-
-def _digits(device: bytes) -> str:
-    return device[:_FINGERPRINT_BYTES].hex()
 
 
 def _ended() -> KeyServiceError:

@@ -41,7 +41,7 @@ class Pages:
     origin: str
 
     def email(self, request: EmailRequest, *, again: bool = False) -> Page:
-        """Asks whether the address shall be confirmed; `again` of somebody who typed another device's beginning."""
+        """Asks whether the address shall be confirmed; `again` of somebody who typed another code."""
         return self._asking("email.html", "Bind a device to this address?", request, again=again)
 
     def oidc_start(self, request: OidcRequest) -> Page:

@@ -54,7 +54,7 @@ def test_a_secret_of_one_kind_opens_no_page_of_another(
             answer = world.client.get(f"/identity/{page}/{secret}")
             assert (answer.status_code == 200) == (kind == page)
             if page not in {kind, "oidc"}:
-                content = "answer={}" if page == "passkey" else "device=0000"
+                content = "answer={}" if page == "passkey" else "code=000000"
                 posted = world.client.post(f"/identity/{page}/{secret}", content=content, headers=FORM)
                 assert page_reason(posted) == "ceremony_ended"
     assert {status(visit, one).json()["state"] for one in ids.values()} == {"pending"}
