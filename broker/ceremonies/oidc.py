@@ -5,11 +5,12 @@ somebody else sent them must not bind their identity to that somebody's device u
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentkeys_core.encoding import b64u_decode
+from agentkeys_core.encoding import b64u_decode, b64u_encode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
 from broker.ceremonies.steps import Invitation, Steps, detail_of, fingerprint
@@ -19,10 +20,16 @@ from broker.rates import MINUTE_S, Rates
 
 #: Ceremonies that one client may begin in a minute.
 PER_CLIENT: Final = 30
-#: Codes that are redeemed for one ceremony: a provider may be out of reach for a moment.
+#: Codes that are redeemed for one ceremony, and how often its provider is asked: it may be out of reach for a moment.
 CODES: Final = 3
+ASKED: Final = 9
+#: After so long a redemption that told nothing was cut short: its three exchanges end before.
+REDEEM_S: Final = 45
+_PAGE_TAG: Final = b"agentkeys.oidc-page.v1\x00"
 #: Where providers send people back to; behind it, which of them does (RFC 9700, 4.4.2.2).
 CALLBACK: Final = "/identity/oidc/callback/"
+#: What may be over in a moment.
+_PASSING: Final = frozenset({Reason.PROVIDER_UNREACHABLE, Reason.OVERLOADED})
 _WAY_DIGITS: Final = 32
 _VERIFIER_BYTES: Final = 48  # RFC 7636: 43 to 128 characters
 _NONCE_BYTES: Final = 32
@@ -39,6 +46,13 @@ class OidcRequest:
     issuer: str
     name: str = ""
     onward: str = field(default="", repr=False)
+
+
+class StillAskingError(KeyServiceError):
+    """The provider is being asked about this sign-in right now: the same address leads on in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.OVERLOADED, "the provider is being asked")
 
 
 class OidcDesk:
@@ -59,6 +73,7 @@ class OidcDesk:
         self._steps = steps
         self._rates = Rates(counters, clock)
         self._providers = providers
+        self._clock = clock
 
     @property
     def clients(self) -> Mapping[str, str]:
@@ -98,27 +113,34 @@ class OidcDesk:
     def returned(self, way: str, query: Mapping[str, str]) -> str:
         """Take the answer of the provider whose way back is `way`; nothing is bound yet. The secret of the next page.
 
-        It is a new one: whoever began the ceremony knows the old one, and must not confirm for the person.
+        It is a new one, which needs the code: whoever began the ceremony knows the old one, and must not confirm for
+        the person. The same code again leads to the same page until somebody agreed there, and is redeemed once.
 
         Raises:
-            KeyServiceError: `ceremony_ended`, also for the third code that was worth nothing; `policy_refused` where
-                the person or the provider declined; `provider_unreachable`, `invalid_evidence`.
+            KeyServiceError: `StillAskingError`; `ceremony_ended`, also for the third code that was worth nothing;
+                `policy_refused` where the person or the provider declined; `provider_unreachable`, `invalid_evidence`.
         """
-        found = self._steps.shown(query.get("state", ""), CeremonyKind.OIDC, CeremonyState.PENDING)
+        state, code = query.get("state", ""), query.get("code", "")
+        onward = _onward(state, code)
+        try:
+            found = self._steps.shown(state, CeremonyKind.OIDC, CeremonyState.PENDING)
+        except KeyServiceError:
+            self._steps.shown_raw(onward, CeremonyKind.OIDC, CeremonyState.AUTHENTICATED)
+            return b64u_encode(onward)
         detail = detail_of(found)
         issuer, provider = detail["issuer"], self._provider(detail)
         # RFC 9700, 4.4: a code must never reach another provider than the one that issued it.
         if way != way_back(issuer) or query.get("iss", issuer) != issuer:
             raise KeyServiceError(Reason.INVALID_EVIDENCE, "another provider answered")
-        code = query.get("code", "")
         if "error" in query or not code:
             raise KeyServiceError(Reason.POLICY_REFUSED, "the provider did not sign you in")
-        with self._steps.one_try(found, "codes", limit=CODES) as tried:
+        with self._redeeming(found, code) as tried:
             if "iss" not in query and provider.names_itself():
                 raise KeyServiceError(Reason.INVALID_EVIDENCE, "the provider always says who it is, and did not")
             token = provider.redeem(code, nonce=detail["nonce"], verifier=detail["verifier"])
             name = token.name or token.subject
-            return self._steps.move(tried, CeremonyState.AUTHENTICATED, id_token=token.text, name=name, verifier="")
+            more = {"id_token": token.text, "name": name, "verifier": ""}
+            return self._steps.move(tried, CeremonyState.AUTHENTICATED, secret=onward, **more)
 
     def asked(self, secret: str) -> OidcRequest:
         """What the page after the provider shows: who it says this is. Raises `ceremony_ended`."""
@@ -136,6 +158,36 @@ class OidcDesk:
             self._steps.move(known, CeremonyState.CONFIRMED)
         return self._request(found)
 
+    @contextmanager
+    def _redeeming(self, found: Ceremony, code: str) -> Iterator[Ceremony]:
+        """For one redemption of this ceremony at a time; yields the ceremony as it is then, what is moved on.
+
+        A page that is loaded again is no further code: one that was worth nothing is not redeemed again, and one whose
+        provider was out of reach may be. The last one ends the ceremony.
+
+        Raises:
+            KeyServiceError: `StillAskingError`; `invalid_evidence` for a code that was worth nothing before.
+        """
+        detail, now, name = detail_of(found), int(self._clock()), sha256(code.encode()).hex()
+        if now < int(detail.get("redeeming", "0")):
+            raise StillAskingError
+        codes, asked = detail.get("codes", "").split(), int(detail.get("asked", "0")) + 1
+        if name in codes:
+            raise KeyServiceError(Reason.INVALID_EVIDENCE, "that code was worth nothing before")
+        tried = self._steps.note(found, asked=str(asked), redeeming=str(now + REDEEM_S))
+        if tried is None:  # the same page, loaded in the same moment
+            raise StillAskingError
+        try:
+            yield tried
+        except KeyServiceError as error:
+            if error.reason not in _PASSING:
+                codes.append(name)
+            if len(codes) == CODES or asked == ASKED:
+                self._steps.end(tried)
+            else:
+                self._steps.note(tried, codes=" ".join(codes), redeeming="0")
+            raise
+
     def _request(self, found: Ceremony) -> OidcRequest:
         detail = detail_of(found)
         return OidcRequest(device=fingerprint(found.device), issuer=detail["issuer"], name=detail["name"])
@@ -146,6 +198,11 @@ class OidcDesk:
         if provider is None:
             raise KeyServiceError(Reason.CEREMONY_ENDED, "its provider is no longer configured")
         return provider
+
+
+def _onward(state: str, code: str) -> bytes:
+    """The secret (32 bytes) of the page after the provider, for whoever has the first secret and a code of it."""
+    return sha256(_PAGE_TAG + sha256(state.encode()) + sha256(code.encode()))
 
 
 def way_back(issuer: str) -> str:

@@ -109,18 +109,29 @@ class Steps:
             raise _ended()
         return found
 
-    def move(self, ceremony: Ceremony, to: CeremonyState, **more: str) -> str:
+    def move(self, ceremony: Ceremony, to: CeremonyState, *, secret: bytes | None = None, **more: str) -> str:
         """Move a ceremony on, once: `more` joins its detail, and the secret returned here takes the old one's place.
+
+        It is `secret`, 32 bytes that nobody can guess, or a random one.
 
         Raises:
             KeyServiceError: `ceremony_ended` where somebody else was faster.
         """
-        secret = secrets.token_bytes(_SECRET_BYTES)
+        secret = secrets.token_bytes(_SECRET_BYTES) if secret is None else secret
         expires_at = ceremony.expires_at
         if to is CeremonyState.CONFIRMED and ceremony.state is not to:
             expires_at = max(expires_at, int(self._clock()) + CONFIRMED_S)
-        self._replaced(ceremony, more, state=to, secret=sha256(secret), expires_at=expires_at)
+        if self._replaced(ceremony, more, state=to, secret=sha256(secret), expires_at=expires_at) is None:
+            raise _ended()
         return b64u_encode(secret)
+
+    def note(self, ceremony: Ceremony, **more: str) -> Ceremony | None:
+        """Add `more` to the detail. The ceremony as it is then, None where somebody else was faster."""
+        return self._replaced(ceremony, more)
+
+    def end(self, ceremony: Ceremony) -> None:
+        """Let it be over, unless somebody moved it on meanwhile."""
+        self._ceremonies.move(ceremony, replace(ceremony, expires_at=int(self._clock())))
 
     @contextmanager
     def one_try(self, ceremony: Ceremony, name: str, *, limit: int) -> Iterator[Ceremony]:
@@ -132,14 +143,14 @@ class Steps:
             KeyServiceError: `ceremony_ended` where `limit` tries were made, or somebody else was faster.
         """
         tries = int(detail_of(ceremony).get(name, "0")) + 1
-        if tries > limit:
+        counted = self.note(ceremony, **{name: str(tries)}) if tries <= limit else None
+        if counted is None:
             raise _ended()
-        counted = self._replaced(ceremony, {name: str(tries)})
         try:
             yield counted
         except KeyServiceError:
             if tries == limit:
-                self._ceremonies.move(counted, replace(counted, expires_at=int(self._clock())))
+                self.end(counted)
             raise
 
     @contextmanager
@@ -157,11 +168,9 @@ class Steps:
                 raise OtherCodeError
             yield tried
 
-    def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony:
+    def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony | None:
         made = replace(ceremony, detail=canonical_json({**detail_of(ceremony), **more}), **changed)
-        if not self._ceremonies.move(ceremony, made):
-            raise _ended()
-        return made
+        return made if self._ceremonies.move(ceremony, made) else None
 
     def mine(self, claim: Claim, ceremony_id: bytes) -> Ceremony:
         """The ceremony, for the very device that began it.

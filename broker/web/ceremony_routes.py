@@ -9,7 +9,7 @@ from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, closed
 from broker.ceremonies.email import EmailDesk
-from broker.ceremonies.oidc import CALLBACK, OidcDesk
+from broker.ceremonies.oidc import CALLBACK, OidcDesk, StillAskingError
 from broker.ceremonies.steps import OtherCodeError, Steps
 from broker.web.ceremony_shapes import (
     CEREMONY,
@@ -107,6 +107,12 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
         issuer, nonce = (text(members[name], name, reason=Reason.INVALID_BODY) for name in ("issuer", "nonce"))
         return told_begun(desk.begin(claim_of(call), issuer=issuer, nonce=nonce))
 
+    def back(call: Call) -> Page:
+        try:
+            return Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query))
+        except StillAskingError:
+            return pages.waiting()
+
     def confirm(call: Call) -> Page:
         secret, typed = call.path["secret"], typed_in(call)
         try:
@@ -135,7 +141,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             method="GET",
             path=f"{CALLBACK}{{issuer}}",
             summary="Where one provider sends the person back to. They go on to a page of another address.",
-            handler=lambda call: Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query)),
+            handler=back,
             given_back=always,
             refusal=pages.refused,
             queried=True,

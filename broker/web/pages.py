@@ -56,6 +56,10 @@ class Pages:
         """Says what the passkey is for, and has the browser ask for it, by the one script here. `again` as above."""
         return replace(self._asking("passkey.html", _ASKED[request.action], request, again=again), script=True)
 
+    def waiting(self) -> Page:
+        """Says that the provider is being asked; it asks for itself again until that is over."""
+        return self._page("waiting.html", "One moment")
+
     def done(self, said: str) -> Page:
         """Says that it is done."""
         return self._page("done.html", "Done", said=said)

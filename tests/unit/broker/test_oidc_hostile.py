@@ -22,7 +22,7 @@ from broker.adapters import openid, openid_http
 from broker.adapters.openid import PLACES
 from broker.adapters.openid_http import MAX_ANSWER
 from broker.adapters.store.engine import database_url
-from broker.ceremonies.oidc import CALLBACK, CODES, way_back
+from broker.ceremonies.oidc import ASKED, CALLBACK, CODES, REDEEM_S, way_back
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.openid_server import OpenIdServer
 from tests.fakes.services_kit import BROKER_ORIGIN
@@ -213,7 +213,7 @@ def test_codes_that_come_at_once_are_few_as_well(database: URL, evil: HostilePro
     with identity_world(database, provider=evil.settings, at=time.time()) as world:
         ceremony = Ceremony(world, evil)
         world.client.get(ceremony.page)
-        threads = [threading.Thread(target=ceremony.back) for _ in range(WAITING_THREADS)]
+        threads = [threading.Thread(target=ceremony.back, args=(f"x{n}",)) for n in range(WAITING_THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -229,17 +229,74 @@ def test_a_moment_of_silence_ends_nothing(world: IdentityWorld, evil: HostilePro
     assert ceremony.back().status_code == 303
 
 
+def test_a_page_loaded_again_is_no_further_code(world: IdentityWorld, evil: HostileProvider) -> None:
+    ceremony = Ceremony(world, evil)
+    evil.bodies["token"] = 400, JSON, b'{"error":"invalid_grant"}'
+    assert [page_reason(ceremony.back("bad")) for _ in range(CODES + 1)] == ["invalid_evidence"] * (CODES + 1)
+    assert evil.codes == ["bad"]
+    evil.bodies["token"] = 503, JSON, b""
+    assert [page_reason(ceremony.back()) for _ in range(CODES + 1)] == ["provider_unreachable"] * (CODES + 1)
+    del evil.bodies["token"]
+    assert ceremony.back().status_code == 303
+
+
+def test_a_provider_is_asked_few_times_in_all(world: IdentityWorld, evil: HostileProvider) -> None:
+    ceremony = Ceremony(world, evil)
+    evil.bodies["token"] = 503, JSON, b""
+    answers = [page_reason(ceremony.back()) for _ in range(ASKED + 2)]
+    assert answers == ["provider_unreachable"] * ASKED + ["ceremony_ended"] * 2
+    assert len(evil.codes) == ASKED
+    assert reason(ceremony.told()) == "ceremony_ended"
+
+
+def test_a_page_loaded_again_while_the_provider_is_slow_waits_and_goes_on(
+    world: IdentityWorld, evil: HostileProvider
+) -> None:
+    ceremony = Ceremony(world, evil)
+    with stuck_ones(world, evil, [ceremony]) as answers:
+        waiting = [ceremony.back() for _ in range(CODES + 1)]
+    assert [answer.status_code for answer in waiting] == [200] * (CODES + 1)
+    assert all('http-equiv="refresh"' in answer.text for answer in waiting)
+    assert evil.codes == ["x"]
+    (first,) = answers
+    asks = onward_of(first)
+    assert onward_of(ceremony.back()) == asks
+    assert evil.codes == ["x"]
+    assert page_reason(ceremony.back("another")) == "ceremony_ended"  # who knows no code gets no page
+    assert world.client.post(asks, content=typed(ceremony.begun), headers=FORM).status_code == 200
+
+
+def test_a_redemption_that_was_cut_short_is_made_again(
+    world: IdentityWorld, evil: HostileProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ceremony = Ceremony(world, evil)
+    with monkeypatch.context() as patched:
+        patched.setattr("broker.adapters.openid.Provider.redeem", lambda *_, **__: 1 / 0)
+        assert ceremony.back().status_code == 500
+    assert 'http-equiv="refresh"' in ceremony.back().text
+    world.clock.forward(REDEEM_S)
+    assert ceremony.back().status_code == 303
+
+
 @contextmanager
 def stuck(world: IdentityWorld, evil: HostileProvider, count: int) -> Iterator[list[httpx.Response]]:
     """So many ceremonies whose codes the provider keeps; afterwards their answers."""
+    with stuck_ones(world, evil, [Ceremony(world, evil) for _ in range(count)]) as answers:
+        yield answers
+
+
+@contextmanager
+def stuck_ones(
+    world: IdentityWorld, evil: HostileProvider, ceremonies: list[Ceremony]
+) -> Iterator[list[httpx.Response]]:
+    """The same of these."""
     evil.held.clear()
     answers: list[httpx.Response] = []
-    ceremonies = [Ceremony(world, evil) for _ in range(count)]
     world.client.get(ceremonies[0].page)
     threads = [threading.Thread(target=lambda each=each: answers.append(each.back())) for each in ceremonies]
     for thread in threads:
         thread.start()
-    for _ in range(min(count, PLACES)):
+    for _ in range(min(len(ceremonies), PLACES)):
         assert evil.waiting.acquire(timeout=20)
     try:
         yield answers

@@ -252,6 +252,14 @@ def test_the_mailer_itself_takes_no_address_with_two_readings(server: MailServer
     assert server.mailbox.recipients == []
 
 
+@pytest.mark.parametrize("to", ["n<victim@people.test>", "a@b.test, c@d.test", "group: a@b.test;", "a(b)@c.test"])
+def test_a_message_is_for_one_reader_alone(server: MailServer, to: str) -> None:
+    """Whatever the grammar of addresses takes, the header that is sent is read once more."""
+    with pytest.raises(KeyServiceError) as caught:
+        SmtpMailer(mail_settings(server))._message(to, "s", "t")
+    assert caught.value.reason is Reason.INVALID_BODY
+
+
 def drip(listener: socket.socket, words: Callable[[], bytes], over: threading.Event) -> None:
     """Greet each client with one byte after the other, and never end."""
     while not over.is_set():
