@@ -140,7 +140,7 @@ class OidcDesk:
             token = provider.redeem(code, nonce=detail["nonce"], verifier=detail["verifier"])
             name = token.name or token.subject
             more = {"id_token": token.text, "name": name, "verifier": ""}
-            return self._steps.move(tried, CeremonyState.AUTHENTICATED, secret=onward, **more)
+            return self._steps.move(tried, CeremonyState.AUTHENTICATED, onward, **more)
 
     def asked(self, secret: str) -> OidcRequest:
         """What the page after the provider shows: who it says this is. Raises `ceremony_ended`."""

@@ -109,7 +109,7 @@ class Steps:
             raise _ended()
         return found
 
-    def move(self, ceremony: Ceremony, to: CeremonyState, *, secret: bytes | None = None, **more: str) -> str:
+    def move(self, ceremony: Ceremony, to: CeremonyState, secret: bytes | None = None, /, **more: str) -> str:
         """Move a ceremony on, once: `more` joins its detail, and the secret returned here takes the old one's place.
 
         It is `secret`, 32 bytes that nobody can guess, or a random one.

@@ -55,9 +55,12 @@ class Ceremony:
         self.id, self.page = self.begun.json()["id"], urlsplit(self.begun.json()["page"]).path
         self.state = self.page.rpartition("/")[2]
 
-    def back(self, code: str = "x", **more: str) -> httpx.Response:
+    def way(self, code: str = "x", **more: str) -> str:
         query = urlencode({"code": code, "state": self.state, **more})
-        return self.world.client.get(f"{CALLBACK}{way_back(self.evil.issuer)}?{query}")
+        return f"{CALLBACK}{way_back(self.evil.issuer)}?{query}"
+
+    def back(self, code: str = "x", **more: str) -> httpx.Response:
+        return self.world.client.get(self.way(code, **more))
 
     def told(self) -> httpx.Response:
         return status(self.visit, self.id)
