@@ -195,6 +195,8 @@ class KeyServiceError(Exception):
         detail: For logs and people; never key material, a credential or a request body.
         metadata: Texts that help the caller, e.g. `current_epoch`, `server_time`.
         row: The signed audit row (its JSON) that belongs to a `cap_replayed`, if there is one.
+
+    `vouched` is set where a registered device's signature was verified before this was raised.
     """
 
     def __init__(
@@ -210,6 +212,7 @@ class KeyServiceError(Exception):
         self.detail = detail
         self.metadata = metadata
         self.row = row
+        self.vouched = False
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)

@@ -78,6 +78,12 @@ class StateCache:
         if device_key_hash is not None:
             self._owners.put(device_key_hash, state.operator_omni)
 
+    def put_with_devices(self, state: OperatorState) -> None:
+        """Keep `state`, found through each of its devices."""
+        self.put(state)
+        for device_key_hash in state.devices:
+            self._owners.put(device_key_hash, state.operator_omni)
+
     def drop(self, operators: Iterable[bytes]) -> None:
         """Forget the states of these operators."""
         for operator in operators:

@@ -122,6 +122,14 @@ class RegistryFollower:
         request = pb.GetOperatorRequest(operator_omni=operator_omni)
         return self._read(lambda: self._stub.GetOperator(request, timeout=_READ_TIMEOUT_S))
 
+    def seen_device(self, device_key_hash: bytes) -> OperatorState | None:
+        """State of the operator of that device as it was last read here, however old. Asks nobody, raises nothing."""
+        return self._view.seen.of_device(device_key_hash)
+
+    def seen_operator(self, operator_omni: bytes) -> OperatorState | None:
+        """State of that operator as it was last read here, however old. Asks nobody, raises nothing."""
+        return self._view.seen.of_operator(operator_omni)
+
     def status(self) -> RegistryStatus:
         """Registry id, current K3 epoch and incarnation."""
         self._view.check_fresh()

@@ -22,6 +22,8 @@ class RegistryView:
 
     def __init__(self, *, max_age_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.cache = StateCache()
+        self.seen = StateCache()
+        """States as they were last read: kept when they change, to tell who is known, and nothing else."""
         self.fresh = threading.Event()
         """Set once the follower has caught up."""
         self.registry_id = ""
@@ -102,6 +104,7 @@ class RegistryView:
                 return False
             if (state.incarnation, state.k3_epoch) == (self.incarnation, self.k3_epoch):
                 self.cache.put(state, device_key_hash)
+                self.seen.put_with_devices(state)
             return True
 
     def cache_unsure(self) -> None:
@@ -121,6 +124,7 @@ class RegistryView:
 
     def _forget(self) -> None:
         self.cache.clear()
+        self.seen.clear()
         self._changed.clear()
         self._floor = self.sequence
         self._heard_at = -math.inf

@@ -116,6 +116,7 @@ def opened(config: BrokerConfig) -> Iterator[ASGIApp]:
             registry=registry,
             sessions=SqlSessions(engine),
             proofs=proofs,
+            counters=SqlCounters(engine),
             clock=time.time,
         )
         endpoints = (

@@ -45,7 +45,16 @@ class Challenges:
         Raises:
             KeyServiceError: `proof_invalid` for one that is not ours, too old, or used before; `overloaded`.
         """
-        now = int(self._clock())
+        data, expires_at = self.check(nonce)
+        if not self._redemptions.redeem(b"challenge:" + data, expires_at=expires_at, now=int(self._clock())):
+            raise _invalid("the nonce was used before")
+
+    def check(self, nonce: str) -> tuple[bytes, int]:
+        """The bytes of a nonce of ours and when it ends (Unix seconds); whether it was used is not looked at.
+
+        Raises:
+            KeyServiceError: `proof_invalid` for one that is not ours, or too old.
+        """
         try:
             data = bytes.fromhex(nonce)
         except ValueError as error:
@@ -55,10 +64,9 @@ class Challenges:
         if len(data) != _LENGTH or data.hex() != nonce or not is_ours:
             raise _invalid("the nonce is none of this broker's")
         expires_at = int.from_bytes(content[:_EXPIRY], "big")
-        if now >= expires_at:
+        if int(self._clock()) >= expires_at:
             raise _invalid("the nonce is too old")
-        if not self._redemptions.redeem(b"challenge:" + data, expires_at=expires_at, now=now):
-            raise _invalid("the nonce was used before")
+        return data, expires_at
 
 
 def _tag(key: bytes, content: bytes) -> bytes:

@@ -15,10 +15,11 @@ from agentkeys_runtime.registry_client import RegistryChange
 #: Changes of all users that are kept for those who come back.
 KEPT: Final = 4096
 #: Streams that one device may have open here, one user, and all users together. The last `PER_DEVICE` of a user's are
-#: kept for masters, so that agents cannot hold all of them.
+#: kept for masters, so that agents cannot hold all of them. Where few are left, a user may hold only a part of those.
 PER_DEVICE: Final = 4
 PER_USER: Final = 16
 IN_ALL: Final = 256
+PART_OF_THE_REST: Final = 4
 _RETRY_AFTER_S: Final = 60
 
 
@@ -76,9 +77,10 @@ class ChangeFeed:
                 have.
         """
         with self._lock:
-            if len(self._watches) >= IN_ALL:
-                raise KeyServiceError(Reason.OVERLOADED, "too many streams are open")
+            left = IN_ALL - len(self._watches)
             theirs = [watch for watch in self._watches if watch.operator == operator]
+            if len(theirs) * PART_OF_THE_REST >= left:
+                raise KeyServiceError(Reason.OVERLOADED, "too many streams are open")
             if len(theirs) >= (PER_USER if is_master else PER_USER - PER_DEVICE):
                 raise _too_many(f"a user has {PER_USER} streams")
             if sum(watch.device == device for watch in theirs) >= PER_DEVICE:

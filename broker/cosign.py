@@ -9,6 +9,8 @@ from agentkeys_core.captoken import MAX_CAP_BYTES, UncosignedCap
 from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import es256_sign
+from agentkeys_runtime.web.endpoints import Known
+from agentkeys_runtime.web.knowing import known_by_cap
 from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now
 from broker.keys import K1Keys
 from broker.last_use import LastUse
@@ -47,6 +49,10 @@ class Cosigner:
 
     def __repr__(self) -> str:
         return f"<Cosigner {self._keys.kid}>"
+
+    def known(self, cap: UncosignedCap) -> Known | None:
+        """Whose request this is, for `Endpoint.known`. Raises as `known_by_cap`."""
+        return known_by_cap(cap, self._registry, aud=self._aud, now=self._clock())
 
     def cosign(self, cap: UncosignedCap) -> Cosignature:
         """Return the co-signature of a well-formed cap. The first check that fails decides.

@@ -67,6 +67,10 @@ class Proofs:
         proof.verify()
         return proof
 
+    def check_challenge(self, proof: SessionProof) -> None:
+        """Return where the nonce of a sign-in is a challenge of ours. Raises as `Challenges.check`."""
+        self._challenges.check(proof.nonce)
+
     def redeem(self, proof: SessionProof) -> None:
         """Use up the challenge of a sign-in. Raises as `Challenges.redeem`."""
         self._challenges.redeem(proof.nonce)

@@ -10,19 +10,26 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.hashes import sha256
+from agentkeys_core.proof import SessionProof
 from agentkeys_core.registry import DeviceRecord, OperatorState
+from agentkeys_runtime.web.endpoints import Known
+from agentkeys_runtime.web.knowing import registered_device
 from agentkeys_runtime.web.registry_source import RegistrySource
 from broker import session_tokens
 from broker.challenges import Challenge
 from broker.keys import K1Keys
-from broker.ports import Session, Sessions, SignInMethod
+from broker.ports import Counters, Session, Sessions, SignInMethod
 from broker.proofs import Claim, Proofs
+from broker.rates import MINUTE_S, Rates
 from broker.wallet_sign_in import SignedMessage, check_wallet
 
 #: However often it is refreshed, a session ends: then the device signs in anew.
 SESSION_S: Final = 12 * 3600
 #: Sessions that one device has open: one more, and its oldest ends.
 PER_DEVICE: Final = 8
+#: Requests of one device in a minute that these sessions are for, sign-ins and refreshes included.
+REQUESTS_PER_DEVICE: Final = 120
 _ID_BYTES: Final = 16
 
 
@@ -60,6 +67,7 @@ class SessionDesk:
         registry: RegistrySource,
         sessions: Sessions,
         proofs: Proofs,
+        counters: Counters,
         clock: Callable[[], float],
     ) -> None:
         self._keys = keys
@@ -67,7 +75,28 @@ class SessionDesk:
         self._registry = registry
         self._sessions = sessions
         self._proofs = proofs
+        self._rates = Rates(counters, clock)
         self._clock = clock
+
+    def known(self, claim: Claim, purpose: str) -> Known | None:
+        """Whose request it is, for `Endpoint.known`: nothing is used up, and whether the session ended not looked at.
+
+        Raises:
+            KeyServiceError: as `Proofs.check`, `Challenges.check`, `session_tokens.verify`; registry reasons.
+        """
+        proof = SessionProof.parse(claim.proof)
+
+        def verify() -> None:
+            self._proofs.check(claim, purpose)
+            if purpose == "sign-in":
+                self._proofs.check_challenge(proof)
+            else:
+                _same_device(proof, self._claims(claim, expired=purpose == "refresh"))
+
+        if registered_device(self._registry, proof.device, verify) is None:
+            return None
+        device = proof.device.hex()
+        return Known(who=f"device:{device}", act=f"proof:{device}:{sha256(proof.nonce.encode()).hex()}")
 
     def challenge(self) -> Challenge:
         """A nonce for one sign-in."""
@@ -80,7 +109,7 @@ class SessionDesk:
 
         Raises:
             KeyServiceError: `proof_invalid`, `device_signature_invalid`, `device_unknown`, `device_revoked`; as
-                `check_wallet`; registry reasons; `overloaded`.
+                `check_wallet`; registry reasons; `rate_limited`, `overloaded`.
         """
         proof = self._proofs.check(claim, "sign-in")
         device, operator = self._device(proof.device)
@@ -88,6 +117,7 @@ class SessionDesk:
         if wallet is not None:
             check_wallet(wallet, origin=self._origin, proof=proof, operator=operator, now=now)
         self._proofs.redeem(proof)
+        self._charge(device)
         session = Session(
             id=secrets.token_bytes(_ID_BYTES),
             device=device.device_key_hash,
@@ -115,7 +145,7 @@ class SessionDesk:
         Raises:
             KeyServiceError: `session_invalid` for a token that is not ours, has expired, ended or is another device's;
                 `proof_invalid`, also for a proof that was seen before; `device_signature_invalid`; `device_unknown`,
-                `device_revoked`; registry reasons; `overloaded`.
+                `device_revoked`; registry reasons; `rate_limited`, `overloaded`.
         """
         return self._visitor(claim, "request", expired=False)
 
@@ -139,18 +169,25 @@ class SessionDesk:
         return self._sessions.revoke(session_id, operator=operator, device=visitor.reach, now=int(self._clock()))
 
     def _visitor(self, claim: Claim, purpose: str, *, expired: bool) -> Visitor:
-        now = int(self._clock())
-        claims = session_tokens.verify(claim.token, self._keys, origin=self._origin, now=now, expired=expired)
+        claims = self._claims(claim, expired=expired)
         proof = self._proofs.check(claim, purpose)
-        if proof.device != claims.device:
-            raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")
+        _same_device(proof, claims)
         session = self._lasting(claims.session)
         device, operator = self._device(proof.device)
         # A token names both already; this holds although K1 signed something else, or a device changed its user.
         if (session.device, session.operator) != (device.device_key_hash, operator.operator_omni):
             raise KeyServiceError(Reason.SESSION_INVALID, "the session is another device's")
         self._proofs.use_up(proof)
+        self._charge(device)  # once the proof is used up: whoever sends a copy of it takes nothing from the device
         return Visitor(session=session, device=device, operator=operator)
+
+    def _claims(self, claim: Claim, *, expired: bool) -> session_tokens.SessionClaims:
+        now = int(self._clock())
+        return session_tokens.verify(claim.token, self._keys, origin=self._origin, now=now, expired=expired)
+
+    def _charge(self, device: DeviceRecord) -> None:
+        what = f"a device has {REQUESTS_PER_DEVICE} such requests a minute"
+        self._rates.charge(b"visits:" + device.device_key_hash, limit=REQUESTS_PER_DEVICE, window_s=MINUTE_S, what=what)
 
     def _lasting(self, session_id: bytes) -> Session:
         session = self._sessions.find(session_id)
@@ -170,3 +207,8 @@ class SessionDesk:
     def _grant(self, session: Session, now: int) -> Grant:
         token, expires_at = session_tokens.mint(self._keys, session, origin=self._origin, now=now)
         return Grant(session=session, token=token, token_expires_at=expires_at)
+
+
+def _same_device(proof: SessionProof, claims: session_tokens.SessionClaims) -> None:
+    if proof.device != claims.device:
+        raise KeyServiceError(Reason.SESSION_INVALID, "the token is another device's")

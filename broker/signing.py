@@ -7,6 +7,7 @@ from agentkeys_core.captoken import UncosignedCap
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ops import Op
 from agentkeys_core.signing_bodies import SiweBody, TypedDataBody
+from agentkeys_runtime.web.vouching import vouching
 from broker.cosign import Cosigner
 from broker.ports import SealedSignature, WalletSigner
 
@@ -35,13 +36,17 @@ class SigningRelay:
         """
         _check(cap, Op.SIWE_SIGN, body)
         message = SiweBody.parse(body).message
-        return _relayed(cap, self._signer.sign_siwe(self._cosigned(cap), message=message))
+        cosigned = self._cosigned(cap)
+        with vouching():
+            return _relayed(cap, self._signer.sign_siwe(cosigned, message=message))
 
     def typed_data(self, cap: UncosignedCap, body: bytes) -> Relayed:
         """Typed data signed by the device's wallet. Raises as `siwe`."""
         _check(cap, Op.TYPED_DATA_SIGN, body)
         TypedDataBody.parse(body)
-        return _relayed(cap, self._signer.sign_typed_data(self._cosigned(cap), body=body))
+        cosigned = self._cosigned(cap)
+        with vouching():
+            return _relayed(cap, self._signer.sign_typed_data(cosigned, body=body))
 
     def _cosigned(self, cap: UncosignedCap) -> bytes:
         made = self._cosigner.cosign(cap)

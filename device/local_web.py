@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from device.errors import DeviceError, Trouble
 
 TOKEN_HEADER: Final = "AgentKeys-Token"  # noqa: S105 - the header's name, not a token
-MAX_ANSWER_BYTES: Final = 64 * 1024
+MAX_POST_BYTES: Final = 64 * 1024
 JSON: Final = "application/json"
 _SOCKET_TIMEOUT_S: Final = 10.0
 _POLICY: Final = (
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self.headers.get("Content-Type") != JSON or not length.isascii() or not length.isdigit():
             return self._refuse(HTTPStatus.BAD_REQUEST)
-        if len(length) > len(str(MAX_ANSWER_BYTES)) or int(length) > MAX_ANSWER_BYTES:
+        if len(length) > len(str(MAX_POST_BYTES)) or int(length) > MAX_POST_BYTES:
             return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         return self._answer(site.post(target, self.rfile.read(int(length))))
 
@@ -216,7 +216,8 @@ def _listening(port: int, site: Site, base: str, servers: ExitStack) -> Sequence
                 continue
             servers.push(attempt.pop_all())
             return found
-    raise DeviceError(Trouble.K11_PAGE_UNAVAILABLE, f"port {port} of localhost is taken; K11 needs it") from refused
+    said = f"port {port} of localhost is taken; K11 needs it" if port else "no port of localhost is free"
+    raise DeviceError(Trouble.K11_PAGE_UNAVAILABLE, said) from refused
 
 
 @contextmanager

@@ -29,6 +29,8 @@ def read_profile(source: str) -> bytes:
         DeviceError: `bad_file`; `usage` for something that is no such address; `unreachable`, `answer_not_trusted`.
         KeyServiceError: the refusal of whoever answered.
     """
+    if "://" in source and not source.lower().startswith(_SCHEME):
+        raise DeviceError(Trouble.USAGE, f"{source}: a profile comes from a file or an https address alone")
     if not source.lower().startswith(_SCHEME):
         return read_public_file(Path(source), limit=MAX_PROFILE_BYTES)
     origin, path = _split(source)

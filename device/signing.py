@@ -16,6 +16,7 @@ from agentkeys_core.siwe import SiweMessage
 from agentkeys_core.typed_data import TypedData
 from device.client import Approve, Reply, ask
 from device.errors import DeviceError, Trouble
+from device.intent import Intent
 from device.session import Device
 from device.trust import check_signing_row
 from device.wallet import prove, wallet_of
@@ -78,10 +79,9 @@ def sign_siwe(device: Device, message: SiweMessage) -> Signed:
     service = Service.parse(f"siwe:{message.domain}", Op.SIWE_SIGN)
     text = message.encode()
     digest, words = eip191_digest(text.encode("ascii")), sign_in_words(message)
-    shown = (("sign in to", message.domain), ("as", checksum_encode(message.address)), *_siwe_lines(message))
 
     def attempt() -> Reply:
-        return ask(device, Op.SIWE_SIGN, service, SiweBody(message=text).encode(), details=shown)
+        return ask(device, Op.SIWE_SIGN, service, SiweBody(message=text).encode(), details=_siwe_lines(message))
 
     reply = _once_more(attempt)
     answer = _parsed(SiweAnswer.parse, reply)
@@ -92,10 +92,17 @@ def sign_siwe(device: Device, message: SiweMessage) -> Signed:
     return signed
 
 
+def siwe_intent(message: SiweMessage) -> Intent:
+    """What the wallet would sign: the message, and its EIP-191 digest."""
+    digest = eip191_digest(message.encode().encode("ascii"))
+    return Intent(title="Sign in with the wallet", lines=_siwe_lines(message), digest=digest)
+
+
 def _siwe_lines(message: SiweMessage) -> Lines:
-    lines = [("for", message.uri), ("chain", str(message.chain_id)), ("nonce", message.nonce)]
+    lines = [("sign in to", message.domain), ("as", checksum_encode(message.address))]
     if message.statement is not None:
-        lines.insert(0, ("statement", message.statement))
+        lines.append(("statement", message.statement))
+    lines += [("for", message.uri), ("chain", str(message.chain_id)), ("nonce", message.nonce)]
     if message.expiration_time is not None:
         lines.append(("sign-in ends", message.expiration_time.text))
     return (*lines, *(("resource", resource) for resource in message.resources or ()))
@@ -132,6 +139,12 @@ def sign_typed_data(
     if answer.address != wallet:
         raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "another wallet has signed than this actor's")
     return signed
+
+
+def typed_intent(body: TypedDataBody) -> Intent:
+    """What the wallet would sign: the typed data, and its EIP-712 digest. Raises `invalid_typed_data`."""
+    typed = body.content()
+    return Intent(title="Sign typed data with the wallet", lines=typed_lines(typed), digest=typed.digest)
 
 
 def typed_lines(typed: TypedData) -> Lines:

@@ -16,6 +16,8 @@ from agentkeys_core.device_signature import verify_device_signature
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import ES256PublicKey
 from agentkeys_core.ops import Effect, ObjectClass, Op, WorkerClass, object_path
+from agentkeys_runtime.web.endpoints import Known
+from agentkeys_runtime.web.knowing import known_by_cap
 from agentkeys_runtime.web.registry_source import RegistrySource, authorise_now
 
 #: The longest value of a class, in bytes; where none stands, the limit of bodies alone counts.
@@ -102,6 +104,18 @@ class Admission:
         self._cosign_keys = cosign_keys
         self._registry = registry
         self._clock = clock
+
+    def known(self, cap: bytes) -> Known | None:
+        """Whose request this cap (canonical JSON) is, for `Endpoint.known`.
+
+        Raises:
+            KeyServiceError: as `Cap.parse`, `known_by_cap`; `broker_signature_invalid`.
+        """
+        parsed = Cap.parse(cap)
+        found = known_by_cap(parsed, self._registry, aud=self._aud, now=self._clock())
+        if found is not None:
+            verify_cosign(parsed, self._cosign_keys)
+        return found
 
     def admit(self, op: Op, cap: bytes, body: bytes) -> Admitted:
         """Return the request once nothing speaks against it.

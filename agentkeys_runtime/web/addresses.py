@@ -14,6 +14,9 @@ LEAST_BURST: Final = 10
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 #: What one customer of a provider usually has: whoever holds one address of it holds all of them.
 _IPV6_PREFIX: Final = 64
+#: How IPv4 addresses look to servers that have IPv6 alone (RFC 6052); the last 32 bits are the address.
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_IPV4_MASK: Final = 2**32 - 1
 _HOST_BITS: Final = 128 - _IPV6_PREFIX
 
 
@@ -26,8 +29,8 @@ class AddressLimits:
     nowhere else, `header` tells who asks, a list to which each proxy adds the address that it was asked from.
     """
 
-    per_second: float = 5.0
-    burst: float = 300.0
+    per_second: float = 10.0
+    burst: float = 600.0
     remembered: int = 16_384
     proxies: tuple[str, ...] = ()
     header: str = "X-Forwarded-For"
@@ -41,6 +44,8 @@ class AddressLimits:
             raise ValueError("remembered must be at least 1")
         if not _HEADER.fullmatch(self.header):
             raise ValueError("header is not the name of a header")
+        if self.header.lower() == "forwarded":
+            raise ValueError("header: Forwarded (RFC 7239) is no plain list of addresses, which alone is read")
         for proxy in self.proxies:
             _network(proxy)
 
@@ -96,6 +101,8 @@ def _parsed(text: str) -> Address | None:
         return None
     if isinstance(found, ipaddress.IPv4Address):
         return found
+    if found in _NAT64:
+        return ipaddress.IPv4Address(int(found) & _IPV4_MASK)
     return found.ipv4_mapped or ipaddress.IPv6Address(int(found))  # without the scope of a link
 
 

@@ -1,4 +1,4 @@
-"""What one sender may ask for without a registered device behind it (ADR 0037): a bucket of tokens an address.
+"""Buckets of tokens by name: what an address may ask for without a registered device behind it (ADR 0037, 0044).
 
 A request puts its price down before anything is done for it. Where it turns out that somebody known sent it, the price
 is given back: so strangers are bounded, and whoever shares an address with a thousand registered devices is not.
@@ -8,27 +8,25 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple, Protocol
 
-from agentkeys_core.errors import Code, KeyServiceError, Reason
-from agentkeys_runtime.web.addresses import AddressLimits
+from agentkeys_core.errors import KeyServiceError, Reason
 
-#: What only somebody hears whose device signed and is registered. A revoked device is nobody; one beyond its quota has
-#: had its share.
-VOUCHED: Final = frozenset(
-    {
-        Reason.ACTOR_BINDING_MISMATCH,
-        Reason.CAP_REPLAYED,
-        Reason.DEVICE_ROLE_MISSING,
-        Reason.K11_INVALID,
-        Reason.K11_REQUIRED,
-        Reason.OBJECT_NOT_FOUND,
-        Reason.OPERATOR_FROZEN,
-        Reason.POLICY_REFUSED,
-        Reason.SERVICE_NOT_IN_SCOPE,
-        Reason.VERSION_NOT_CURRENT,
-    }
-)
+
+class Rate(Protocol):
+    """How fast a bucket fills, and how many of them there are."""
+
+    @property
+    def per_second(self) -> float:
+        """Tokens that come back."""
+
+    @property
+    def burst(self) -> float:
+        """Tokens of a full bucket."""
+
+    @property
+    def remembered(self) -> int:
+        """Names that are counted at once; the longest silent is forgotten first."""
 
 
 class _Bucket(NamedTuple):
@@ -39,7 +37,7 @@ class _Bucket(NamedTuple):
 class Allowance:
     """Counts by sender, in this process alone. Used on the event loop's thread only."""
 
-    def __init__(self, limits: AddressLimits | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Rate | None, clock: Callable[[], float] = time.monotonic) -> None:
         """Without `limits` nobody is counted."""
         self._limits = limits
         self._clock = clock
@@ -49,7 +47,7 @@ class Allowance:
         """How many senders are remembered."""
         return len(self._buckets)
 
-    def put_down(self, sender: str, price: int) -> None:
+    def put_down(self, sender: str, price: float) -> None:
         """Take `price` tokens of the sender.
 
         Raises:
@@ -68,27 +66,22 @@ class Allowance:
             )
         self._keep(sender, limits, _Bucket(tokens - price, now))
 
-    def give_back(self, sender: str, price: int) -> None:
+    def give_back(self, sender: str, price: float) -> None:
         """Undo `put_down`."""
         limits, now = self._limits, self._clock()
         if limits is None or not price:
             return
         self._keep(sender, limits, _Bucket(self._tokens(sender, limits, now) + price, now))
 
-    def _tokens(self, sender: str, limits: AddressLimits, now: float) -> float:
+    def _tokens(self, sender: str, limits: Rate, now: float) -> float:
         """Never more than a burst, whatever was given back and however long it was silent."""
         bucket = self._buckets.get(sender)
         if bucket is None:
             return limits.burst
         return min(limits.burst, bucket.tokens + (now - bucket.at) * limits.per_second)
 
-    def _keep(self, sender: str, limits: AddressLimits, bucket: _Bucket) -> None:
+    def _keep(self, sender: str, limits: Rate, bucket: _Bucket) -> None:
         self._buckets[sender] = bucket
         self._buckets.move_to_end(sender)
         if len(self._buckets) > limits.remembered:
             self._buckets.popitem(last=False)  # who is forgotten has all its tokens again: nobody loses by it
-
-
-def is_vouched(error: KeyServiceError) -> bool:
-    """Whether a refusal tells that somebody known asked, or that it was not the sender's fault."""
-    return error.reason in VOUCHED or error.reason.code is Code.UNAVAILABLE

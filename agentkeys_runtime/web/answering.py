@@ -12,12 +12,13 @@ from starlette.types import Receive, Scope, Send
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.logs import log_event
 from agentkeys_runtime.web.addresses import AddressLimits, Senders
-from agentkeys_runtime.web.allowance import Allowance, is_vouched
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Events, Page, named_once, never
+from agentkeys_runtime.web.allowance import Allowance
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Events, Page, named_once
 from agentkeys_runtime.web.gate import Gate
 from agentkeys_runtime.web.headers import of_page
 from agentkeys_runtime.web.reading import Readers
 from agentkeys_runtime.web.same_origin import check_same_origin
+from agentkeys_runtime.web.second_look import BODY_S, MAX_BODY, SecondLook
 
 BODY_TIMEOUT_S: Final = 30.0
 #: Where a request's trace stands in its scope.
@@ -46,6 +47,7 @@ class Door:
         """Without `addresses` nobody is counted."""
         self.senders = Senders(addresses or AddressLimits())
         self.allowance = Allowance(addresses)
+        self.second_look = SecondLook()
 
 
 class Served:
@@ -76,38 +78,63 @@ class Served:
         """Answer for the endpoint's price, which is put down before anything is read or done."""
         endpoint, allowance, headers = self._endpoint, self._door.allowance, _headers(request)
         sender = self._door.senders.of(request.client.host if request.client else "", headers)
-        allowance.put_down(sender, endpoint.price)
         try:
-            found, response = await self._handled(request, trace, headers, sender)
+            allowance.put_down(sender, endpoint.price)
+        except KeyServiceError as refused:
+            call = await self._known(request, headers, sender, refused)
+            return (await self._handled(call, trace))[1]
+        try:
+            call = await self._call(request, headers, sender)
+            found, response = await self._handled(call, trace)
         except KeyServiceError as error:
-            if endpoint.given_back is not never and is_vouched(error):
+            if error.vouched:
                 allowance.give_back(sender, endpoint.price)
             raise
         if endpoint.given_back(found):
             allowance.give_back(sender, endpoint.price)
         return response
 
-    async def _handled(
-        self, request: Request, trace: Trace, headers: Mapping[str, str], sender: str
-    ) -> tuple[object, Response]:
-        """What the handler returned, and the same as a response."""
+    async def _known(self, request: Request, headers: Mapping[str, str], sender: str, refused: KeyServiceError) -> Call:
+        """The request of somebody known, who pays for themselves; raises `refused` for everybody else."""
+        endpoint, second_look = self._endpoint, self._door.second_look
+        if endpoint.known is None:
+            raise refused
+        limit = min(endpoint.body_limit, MAX_BODY)
+        try:
+            body = await _read_body(request, limit, _JSON, second_look.readers, BODY_S) if limit else b""
+        except KeyServiceError as error:
+            raise refused from error
+        call = self._call_of(request, headers, sender, body)
+        if not await second_look.lets_in(endpoint, call):
+            raise refused
+        return call
+
+    async def _call(self, request: Request, headers: Mapping[str, str], sender: str) -> Call:
         endpoint = self._endpoint
         media = _JSON if endpoint.refusal is None else _FORM
         if endpoint.refusal is not None and endpoint.method == "POST":
             check_same_origin(headers)
         limit = endpoint.body_limit
-        body = await _read_body(request, limit, media, self._gate.readers) if limit else b""
-        call = Call(
+        body = await _read_body(request, limit, media, self._gate.readers, BODY_TIMEOUT_S) if limit else b""
+        return self._call_of(request, headers, sender, body)
+
+    def _call_of(self, request: Request, headers: Mapping[str, str], sender: str, body: bytes) -> Call:
+        queried = self._endpoint.queried
+        return Call(
             body=body,
             path=dict(request.path_params),
             method=request.method,
             target=_target(request),
             headers=headers,
-            query=named_once(request.scope["query_string"].decode("latin-1")) if endpoint.queried else {},
+            query=named_once(request.scope["query_string"].decode("latin-1")) if queried else {},
             client=sender,
         )
+
+    async def _handled(self, call: Call, trace: Trace) -> tuple[object, Response]:
+        """What the handler returned, and the same as a response."""
         try:
-            found = await self._gate.run(endpoint, call)  # what is here in full: who sends slowly holds no place
+            # What is here in full: who sends slowly holds no place.
+            found = await self._gate.run(self._endpoint, call)
             return found, _response(found)  # here, as an answer that is no JSON is an error like any other
         except KeyServiceError:
             raise
@@ -146,7 +173,7 @@ def _page(page: Page) -> Response:
     return Response(page.html, status_code=page.status, headers=headers, media_type=page.media)
 
 
-async def _read_body(request: Request, limit: int, media: str, readers: Readers) -> bytes:
+async def _read_body(request: Request, limit: int, media: str, readers: Readers, within_s: float) -> bytes:
     """Return the body, of which no more than `limit` bytes are ever held.
 
     Raises:
@@ -161,7 +188,7 @@ async def _read_body(request: Request, limit: int, media: str, readers: Readers)
     if declared.isascii() and declared.isdigit() and (len(declared) > 12 or int(declared) > limit):  # noqa: PLR2004
         raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")
     body = bytearray()
-    async with readers.one(BODY_TIMEOUT_S):
+    async with readers.one(within_s):
         async for chunk in request.stream():
             if len(body) + len(chunk) > limit:
                 raise KeyServiceError(Reason.TOO_LARGE, f"at most {limit} bytes")

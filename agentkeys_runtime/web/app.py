@@ -64,6 +64,7 @@ def create_app(
         exception_handlers={
             KeyServiceError: lambda request, error: _problem(request, _as_refusal(error), clock()),
             HTTPException: lambda request, error: _http_problem(request, error, clock()),
+            Exception: lambda request, _: _problem(request, KeyServiceError(Reason.INTERNAL), clock()),
         },
     )
     app.router.redirect_slashes = False

@@ -85,8 +85,20 @@ def never(_: object) -> bool:
 
 
 def always(_: object) -> bool:
-    """For routes that answer nobody but whom we know: a registered device, or who holds a secret of ours."""
+    """For routes that answer nobody but a registered device."""
     return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Whose request it is, as this process can tell by itself.
+
+    `who` has the bucket that pays for it; "" where an answer costs no more than a refusal. `act` names what was signed:
+    it is worth one passage and then none for a while, so that whoever copied it takes nothing from its signer.
+    """
+
+    who: str = ""
+    act: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +127,13 @@ class Endpoint:
     """Whether it answers with server-sent events."""
     proof: str | None = None
     """The purpose of the device's proof that each request must carry; None where none is asked for."""
-    price: int = 1
+    price: float = 1.0
     """What a request costs its sender's address, in tokens; 0 for what costs us next to nothing."""
     given_back: Callable[[object], bool] = field(default=never, repr=False)
-    """Whether an answer shows that somebody known asked: then the price is given back. Refusals: `is_vouched`."""
+    """Whether an answer shows that a registered device asked: then the price is given back. Refusals: `vouching`."""
+    known: Callable[[Call], Known | None] | None = field(default=None, repr=False)
+    """Tells at once whose request it is, from what the process holds: no database, no other server, nothing used up. It
+    is asked only where the sender's address has too few tokens; None, or a KeyServiceError, for a stranger's."""
     session: bool = False
     """Whether a session's token goes with that proof."""
     waits: bool = False

@@ -1,5 +1,6 @@
 """How many requests run at once, and in which threads: those that wait for servers that are not ours, apart."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,6 +14,8 @@ from agentkeys_runtime.web.reading import Readers
 THREADS: Final = 40
 #: Threads of handlers that wait for servers that are not ours; nothing queues for them.
 WAITING_THREADS: Final = 16
+#: What one sender may have of them.
+WAITING_PER_SENDER: Final = 3
 #: Requests that wait for a thread or run. Beyond this they are refused at once instead of piling up.
 MAX_IN_FLIGHT: Final = 256
 
@@ -22,7 +25,8 @@ class Gate:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._count = self._waiting = 0
+        self._count = 0
+        self._waiting: Counter[str] = Counter()  # by sender
         self.readers = Readers()
         self._threads: anyio.CapacityLimiter | None = None
 
@@ -41,10 +45,12 @@ class Gate:
             self._count -= 1
 
     async def _run_waiting(self, endpoint: Endpoint, call: Call) -> Mapping[str, object] | Page | Events:
-        if self._waiting >= WAITING_THREADS:
+        sender = call.client
+        if self._waiting.total() >= WAITING_THREADS or self._waiting[sender] >= WAITING_PER_SENDER:
             raise KeyServiceError(Reason.OVERLOADED, "too many requests wait for other servers")
-        self._waiting += 1
+        self._waiting[sender] += 1
         try:
             return await run_sync(endpoint.handler, call, limiter=anyio.CapacityLimiter(1))
         finally:
-            self._waiting -= 1
+            self._waiting[sender] -= 1
+            self._waiting += Counter()  # forgets whoever has none

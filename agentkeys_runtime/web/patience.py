@@ -18,9 +18,11 @@ from agentkeys_core.encoding import canonical_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web.headers import HEADERS
 from agentkeys_runtime.web.problems import MEDIA_TYPE, problem_of
+from agentkeys_runtime.web.strict_http import StrictConnection
 
 #: Connections that are through with TLS, idle ones included; the application refuses earlier and by name.
 MAX_CONNECTIONS: Final = 1024
+MAX_HEAD_BYTES: Final = 16_384
 #: Seconds for the TLS handshake, for a whole head once it may come, and for an answer to be read.
 HANDSHAKE_S: Final = 5.0
 HEAD_S: Final = 10.0
@@ -45,6 +47,7 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make room for it, then wait for its first head."""
         super().connection_made(cast("asyncio.Transport", transport))
+        self.conn = StrictConnection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._await_head(HEAD_S)
         if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()

@@ -1,6 +1,7 @@
 """Registry reads and relayed changes, at broker and workers alike: neither can swallow a revocation."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentkeys_core.audit import AuditRow
@@ -9,14 +10,15 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.registry import OperatorState
 from agentkeys_core.signed_change import MAX_CHANGE_BYTES, SignedChange
 from agentkeys_runtime.web.endpoints import Call, Endpoint
-from agentkeys_runtime.web.registry_source import RegistrySource
+from agentkeys_runtime.web.knowing import known_by_change, known_by_name
+from agentkeys_runtime.web.registry_source import PinnedRegistry, RegistrySource
 from agentkeys_runtime.web.schemas import OPERATOR_STATE, ROW, SIGNED_CHANGE, closed
 
 #: The signer checks signatures and may write; anybody can make the keys for a first bind of their own.
 CHANGE_PRICE: Final = 5
 
 
-def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
+def registry_endpoints(registry: PinnedRegistry, clock: Callable[[], float] = time.time) -> tuple[Endpoint, ...]:
     """Return the routes below /v1/registry, and /healthz. None of them needs a session."""
 
     def operator(call: Call) -> Mapping[str, object]:
@@ -44,6 +46,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             summary="State of one operator; `devices` is empty where none is registered.",
             handler=operator,
             given_back=_is_known,
+            known=lambda call: known_by_name(registry.seen_operator, call.path["omni"]),
             response=OPERATOR_STATE,
         ),
         Endpoint(
@@ -52,6 +55,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             summary="State of the operator to which a device belongs; `devices` is empty where it belongs to none.",
             handler=device,
             given_back=_is_known,
+            known=lambda call: known_by_name(registry.seen_device, call.path["key_hash"]),
             response=OPERATOR_STATE,
         ),
         Endpoint(
@@ -60,6 +64,7 @@ def registry_endpoints(registry: RegistrySource) -> tuple[Endpoint, ...]:
             summary="Relays a signed change; answers with its signed audit row. Asking again gets the same row.",
             handler=change,
             price=CHANGE_PRICE,
+            known=lambda call: known_by_change(call.body, registry, now=clock()),
             body_limit=MAX_CHANGE_BYTES,
             request=SIGNED_CHANGE,
             response=closed({"row": ROW}),

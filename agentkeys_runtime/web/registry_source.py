@@ -4,9 +4,11 @@ from typing import Final, Protocol
 
 from agentkeys_core.authorisation import Authorised, authorise
 from agentkeys_core.captoken import UncosignedCap
+from agentkeys_core.eip712 import Domain
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.registry import OperatorState
 from agentkeys_runtime.registry_client import RegistryStatus
+from agentkeys_runtime.web.vouching import vouching
 
 #: What a change that has just been applied elsewhere may have lifted. A revocation is never lifted.
 _LIFTABLE: Final = frozenset(
@@ -23,6 +25,12 @@ class RegistrySource(Protocol):
     def operator(self, operator_omni: bytes, *, reread: bool = False) -> OperatorState | None:
         """State of one operator."""
 
+    def seen_device(self, device_key_hash: bytes) -> OperatorState | None:
+        """State of the operator of that device as it was last read, however old. Asks nobody, raises nothing."""
+
+    def seen_operator(self, operator_omni: bytes) -> OperatorState | None:
+        """State of that operator as it was last read, however old. Asks nobody, raises nothing."""
+
     def status(self) -> RegistryStatus:
         """Registry id, K3 epoch, incarnation."""
 
@@ -36,6 +44,11 @@ class PinnedRegistry:
     def __init__(self, source: RegistrySource, registry_id: str) -> None:
         self._source = source
         self._registry_id = registry_id
+
+    @property
+    def domain(self) -> Domain:
+        """What its changes are signed for. Raises `invalid_change` where the pinned id is none of a registry."""
+        return Domain.of(self._registry_id)
 
     def status(self) -> RegistryStatus:
         """As the source; `registry_unreachable` where another registry answers."""
@@ -54,6 +67,14 @@ class PinnedRegistry:
         self.status()
         return self._source.operator(operator_omni, reread=reread)
 
+    def seen_device(self, device_key_hash: bytes) -> OperatorState | None:
+        """As the source."""
+        return self._source.seen_device(device_key_hash)
+
+    def seen_operator(self, operator_omni: bytes) -> OperatorState | None:
+        """As the source."""
+        return self._source.seen_operator(operator_omni)
+
     def apply(self, change: bytes) -> bytes:
         """As the source. A change names its registry in what is signed; a freeze must pass while reads are stale."""
         return self._source.apply(change)
@@ -62,15 +83,20 @@ class PinnedRegistry:
 def authorise_now(cap: UncosignedCap, registry: RegistrySource, *, replacing: bool) -> Authorised:
     """Return who may do what the cap asks. What is refused by a cached state is decided by a fresh one.
 
+    The device's signature must be verified before: refusals of a registered one are vouched for.
     Whether the signing policy wants K11 is for the signer alone to say; an assertion that came is checked here as well.
 
     Raises:
         KeyServiceError: as `agentkeys_core.authorisation.authorise`, and as the registry's reads.
     """
     device = cap.request.device
+    state = registry.lookup_device(device)
     try:
-        return authorise(cap, registry.lookup_device(device), replacing=replacing, policy_asks=False)
+        with vouching():
+            return authorise(cap, state, replacing=replacing, policy_asks=False)
     except KeyServiceError as error:
         if error.reason not in _LIFTABLE:
             raise
-    return authorise(cap, registry.lookup_device(device, reread=True), replacing=replacing, policy_asks=False)
+    state = registry.lookup_device(device, reread=True)
+    with vouching():
+        return authorise(cap, state, replacing=replacing, policy_asks=False)

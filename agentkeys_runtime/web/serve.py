@@ -12,14 +12,13 @@ from starlette.types import ASGIApp
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.descriptors import raise_descriptors
 from agentkeys_runtime.mtls import https_server_context
-from agentkeys_runtime.web.patience import HANDSHAKE_S, PatientProtocol
+from agentkeys_runtime.web.patience import HANDSHAKE_S, MAX_HEAD_BYTES, PatientProtocol
 from agentkeys_runtime.web.settings import TlsSettings, parse_listen
 
 GRACE_S: Final = 1
 KEEP_ALIVE_S: Final = 30
 #: Descriptors: all connections, those in their handshake, and what the service itself has open.
 DESCRIPTORS: Final = 8192
-MAX_HEAD_BYTES: Final = 16_384
 BACKLOG: Final = 512
 
 

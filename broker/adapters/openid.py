@@ -21,8 +21,9 @@ from broker.id_tokens import key_id, verified
 from broker.identity_settings import ProviderSettings
 from broker.ports import IdToken
 
-#: Exchanges with one provider that are under way at once.
-PLACES: Final = 4
+#: Exchanges with one provider that are under way at once: twice what one sender may have (`web.gate`), so that nobody
+#: has all of them, and less than half of what may wait, so that a slow provider keeps no other one's visitors waiting.
+PLACES: Final = 6
 #: A provider's metadata and keys are asked for again after this, and keys at once when a token names one we lack.
 REFRESH_S: Final = 3600.0
 #: But never more often than this, whatever tokens name; nor is one that failed asked again sooner.
@@ -187,7 +188,7 @@ class Provider:
         return document
 
     def _fetch(self, ask: Ask) -> bytes:
-        """The answer of one exchange. So few at once that a slow provider keeps no other one's visitors waiting."""
+        """The answer of one exchange, of which there are so few at once."""
         if not self._places.acquire(blocking=False):
             raise KeyServiceError(Reason.OVERLOADED, "too many wait for this provider")
         try:

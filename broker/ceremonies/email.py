@@ -16,7 +16,7 @@ from broker.rates import HOUR_S, Rates
 #: Mails in an hour: that one site causes to one address, that go to it in all, and that one client causes.
 PER_SITE: Final = 5
 PER_ADDRESS: Final = 20
-PER_CLIENT: Final = 20
+PER_CLIENT: Final = 40
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
 Somebody, hopefully you, asked to bind this address to a device for AgentKeys.

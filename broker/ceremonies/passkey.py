@@ -33,7 +33,7 @@ from broker.proofs import Claim, Proofs
 from broker.rates import MINUTE_S, Rates
 
 #: Ceremonies that one client may begin in a minute.
-PER_CLIENT: Final = 30
+PER_CLIENT: Final = 60
 _CHALLENGE_BYTES: Final = 32
 _USER_BYTES: Final = 32
 _BODY: Final = Reason.INVALID_BODY

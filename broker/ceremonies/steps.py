@@ -180,10 +180,10 @@ class Steps:
                 `ceremony_ended` where it is over and nobody confirmed it.
         """
         proof = self._proofs.check(claim, "request")
-        self._proofs.use_up(proof)
         found = self._ceremonies.find(ceremony_id)
         if found is None or found.device != proof.device:
             raise KeyServiceError(Reason.NOT_FOUND, "no such ceremony of this device")
+        self._proofs.use_up(proof)  # not before: whoever asks about nothing has nothing written
         if self._is_over(found):
             raise _ended()
         return found

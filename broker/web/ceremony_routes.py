@@ -6,13 +6,14 @@ from typing import Final
 from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, closed
 from broker.ceremonies.email import EmailDesk
 from broker.ceremonies.oidc import CALLBACK, OidcDesk, StillAskingError
 from broker.ceremonies.steps import OtherCodeError, Steps
 from broker.web.ceremony_shapes import (
     CEREMONY,
+    POLL_PRICE,
     TYPED,
     begins,
     shown_by,
@@ -46,7 +47,7 @@ def ceremony_endpoints(
             summary="How far a ceremony is; for the device that began it alone.",
             handler=status,
             proof="request",
-            given_back=always,
+            price=POLL_PRICE,
             response=CEREMONY,
             variable=HEX16,
         ),
@@ -92,7 +93,6 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
             path="/identity/email/{secret}",
             summary="Confirms, once.",
             handler=confirm,
-            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,
@@ -142,7 +142,6 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path=f"{CALLBACK}{{issuer}}",
             summary="Where one provider sends the person back to. They go on to a page of another address.",
             handler=back,
-            given_back=always,
             refusal=pages.refused,
             queried=True,
             variable=HEX16,
@@ -159,7 +158,6 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             path=f"{_CONFIRM}{{secret}}",
             summary="The person agrees to the binding, once.",
             handler=confirm,
-            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({TYPED: {"type": "string"}}),
             refusal=pages.refused,

@@ -8,7 +8,7 @@ from agentkeys_core.encoding import fields, strict_json
 from agentkeys_core.errors import Reason
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
-from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
 from broker.ceremonies.codes import ALPHABET, code_shown
 from broker.ceremonies.steps import Invitation, detail_of, fingerprint
@@ -18,7 +18,9 @@ from broker.web.pages import Pages
 #: The field of a form in which somebody types the code that their own terminal shows.
 TYPED: Final = "code"
 #: Beginning one keeps something, and may send a mail.
-CEREMONY_PRICE: Final = 5
+CEREMONY_PRICE: Final = 5.0
+#: A device asks each second how far it is, for as long as its person takes: twenty of them, at one address, as well.
+POLL_PRICE: Final = 0.2
 _STATES: Final = [state.value for state in CeremonyState]
 _COMMON: Final = {
     "device": {"type": "string", "description": "what people compare"},
@@ -75,7 +77,6 @@ def shown_by(path: str, summary: str, page: Callable[[str], Page], pages: Pages,
         path=path,
         summary=f"{summary} Looking changes nothing.",
         handler=lambda call: page(call.path["secret"]),
-        given_back=always,
         refusal=pages.refused,
         variable=B64U,
         waits=waits,

@@ -12,7 +12,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from broker.change_feed import Caught, ChangeFeed
 from broker.sessions import SessionDesk, Visitor
-from broker.web.session_routes import claim_of
+from broker.web.session_routes import claim_of, known_by_proof
 
 #: How often a silent stream beats, and its session is looked at again.
 BEAT_S: Final = 15.0
@@ -100,6 +100,7 @@ def event_endpoints(
             proof="request",
             session=True,
             given_back=always,
+            known=known_by_proof(sessions, "request"),
             events=True,
         ),
     )

@@ -8,11 +8,13 @@ from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, HEX32, SECONDS, closed
+from agentkeys_runtime.web.vouching import vouching
 from broker.ceremonies.codes import code_shown
 from broker.ceremonies.pairing import MAX_SERVICES, Pairing, PairingDesk, PairingRequest
 from broker.ports import CeremonyState
 from broker.sessions import SessionDesk
-from broker.web.session_routes import claim_of
+from broker.web.ceremony_shapes import POLL_PRICE
+from broker.web.session_routes import claim_of, known_by_proof
 
 _BODY_LIMIT: Final = 16 * 1024
 _ID_BYTES: Final = 16
@@ -59,10 +61,14 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
     def claim(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("code",), reason=Reason.INVALID_BODY)
         code = text(members["code"], "code", reason=Reason.INVALID_BODY)
-        return _told(desk.claim(sessions.visitor(claim_of(call)), code))
+        visitor = sessions.visitor(claim_of(call))
+        with vouching():
+            return _told(desk.claim(visitor, code))
 
     def of_master(call: Call) -> Mapping[str, object]:
-        return _told(desk.of_master(sessions.visitor(claim_of(call)), _id(call)))
+        pairing_id, visitor = _id(call), sessions.visitor(claim_of(call))
+        with vouching():
+            return _told(desk.of_master(visitor, pairing_id))
 
     return (
         Endpoint(
@@ -89,6 +95,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             proof="request",
             session=True,
             given_back=always,
+            known=known_by_proof(sessions, "request"),
             body_limit=_BODY_LIMIT,
             request=closed({"code": _CODE}),
             response=_PAIRING,
@@ -101,6 +108,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             proof="request",
             session=True,
             given_back=always,
+            known=known_by_proof(sessions, "request"),
             response=_PAIRING,
             variable=HEX16,
         ),
@@ -110,7 +118,7 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             summary="A pairing, for the machine that began it: who claimed it.",
             handler=of_machine,
             proof="request",
-            given_back=always,
+            price=POLL_PRICE,
             response=_PAIRING,
             variable=HEX16,
         ),
@@ -120,7 +128,6 @@ def pairing_endpoints(desk: PairingDesk, sessions: SessionDesk) -> tuple[Endpoin
             summary="The machine agrees: its signed Pair, which names the operator that claimed it.",
             handler=sign,
             proof="request",
-            given_back=always,
             body_limit=_BODY_LIMIT,
             request=closed({"pair": _PAIR}),
             response=_PAIRING,

@@ -7,7 +7,7 @@ from agentkeys_core.encoding import fields
 from agentkeys_core.errors import Reason
 from agentkeys_core.shapes import text
 from agentkeys_core.signed_change import MAX_CHANGE_BYTES
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, closed
 from broker.ceremonies.passkey import PasskeyAction, PasskeyAsked, PasskeyDesk
 from broker.ceremonies.steps import OtherCodeError
@@ -68,7 +68,6 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
             path="/identity/passkey/{secret}",
             summary="Takes the browser's answer, once.",
             handler=answer,
-            given_back=always,
             body_limit=_FORM_LIMIT,
             request=closed({"answer": {"type": "string"}, TYPED: {"type": "string"}}, optional=(TYPED,)),
             refusal=pages.refused,

@@ -16,9 +16,9 @@ from agentkeys_core.encoding import (
 )
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.shapes import MAX_EPOCH, boolean, integer
-from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, always, refusing
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Known, always, refusing
 from agentkeys_runtime.web.registry_routes import registry_endpoints
-from agentkeys_runtime.web.registry_source import RegistrySource
+from agentkeys_runtime.web.registry_source import PinnedRegistry
 from agentkeys_runtime.web.schemas import ADDRESS, B64U, EPOCH, HEX32, ROW, UNCOSIGNED_CAP, closed
 from broker.cosign import Cosigner
 from broker.ports import AddressSource
@@ -33,14 +33,12 @@ _SEE: Final = "docs/spec/signer-protocol.md, docs/arch.md section 14.2"
 
 
 def broker_endpoints(
-    *, cosigner: Cosigner, registry: RegistrySource, addresses: AddressSource, signing: SigningRelay
+    *, cosigner: Cosigner, registry: PinnedRegistry, addresses: AddressSource, signing: SigningRelay
 ) -> tuple[Endpoint, ...]:
     """Return every route of the broker."""
 
     def caps(call: Call) -> Mapping[str, object]:
-        # Signer and workers get the canonical form, and so does the limit on its size.
-        cap = UncosignedCap.parse(canonical_json(call.json()))
-        made = cosigner.cosign(cap)
+        made = cosigner.cosign(_cap(call.json()))
         return {"cosign": b64u_encode(made.cosign), "kid": made.kid}
 
     def derive_address(call: Call) -> Mapping[str, object]:
@@ -62,6 +60,7 @@ def broker_endpoints(
             summary="Co-signs a device's request after checking device, scope, epoch and quota.",
             handler=caps,
             given_back=always,
+            known=lambda call: cosigner.known(_cap(call.json())),
             body_limit=CAP_BODY_LIMIT,
             request=UNCOSIGNED_CAP,
             response=closed({"cosign": B64U, "kid": {"type": "string"}}),
@@ -77,19 +76,27 @@ def broker_endpoints(
             ),
             response=closed({"address": ADDRESS, "epoch": EPOCH}),
         ),
-        *_signing_endpoints(signing),
+        *_signing_endpoints(signing, cosigner),
         _gone("/dev/derive-address", "POST /v1/derive-address"),
         _gone("/dev/sign-message", "POST /v1/sign/siwe with a cap of op siwe-sign, which the device signs itself"),
         *registry_endpoints(registry),
     )
 
 
-def _signing_endpoints(signing: SigningRelay) -> tuple[Endpoint, ...]:
+def _cap(value: object) -> UncosignedCap:
+    """Signer and workers get the canonical form, and so does the limit on its size. Raises as `UncosignedCap.parse`."""
+    return UncosignedCap.parse(canonical_json(value))
+
+
+def _signing_endpoints(signing: SigningRelay, cosigner: Cosigner) -> tuple[Endpoint, ...]:
+    def known(call: Call) -> Known | None:
+        return cosigner.known(_cap(fields(call.json(), required=("body", "cap"), reason=Reason.INVALID_BODY)["cap"]))
+
     def endpoint(path: str, summary: str, ask: Callable[[UncosignedCap, bytes], Relayed]) -> Endpoint:
         def handler(call: Call) -> Mapping[str, object]:
             members = fields(call.json(), required=("body", "cap"), reason=Reason.INVALID_BODY)
             body = b64u_decode(members["body"], reason=Reason.INVALID_BODY)
-            relayed = ask(UncosignedCap.parse(canonical_json(members["cap"])), body)
+            relayed = ask(_cap(members["cap"]), body)
             row = strict_json(relayed.row, limit=len(relayed.row), reason=Reason.INTERNAL)
             return {"cap_digest": relayed.cap_digest.hex(), "row": row, "sealed": b64u_encode(relayed.sealed)}
 
@@ -99,6 +106,7 @@ def _signing_endpoints(signing: SigningRelay) -> tuple[Endpoint, ...]:
             summary=summary,
             handler=handler,
             given_back=always,
+            known=known,
             body_limit=SIGN_BODY_LIMIT,
             request=closed({"body": B64U, "cap": UNCOSIGNED_CAP}),
             response=closed({"cap_digest": HEX32, "row": ROW, "sealed": B64U}),

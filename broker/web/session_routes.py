@@ -1,12 +1,12 @@
 """The routes of sessions: signing in, refreshing, listing and ending. Every one needs the device's own signature."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentkeys_core.encoding import fields, hex_decode
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.proof import PROOF_HEADER
-from agentkeys_runtime.web.endpoints import Call, Endpoint, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Known, always
 from agentkeys_runtime.web.schemas import B64U, HEX16, HEX32, SECONDS, closed
 from broker.ports import Session
 from broker.proofs import Claim
@@ -45,6 +45,11 @@ def claim_of(call: Call) -> Claim:
         raise KeyServiceError(Reason.SESSION_INVALID, "the authorization is no bearer token")
     token = authorization[len(_SCHEME) :].strip()
     return Claim(method=call.method, path=call.target, body=call.body, proof=proof, token=token, client=call.client)
+
+
+def known_by_proof(desk: SessionDesk, purpose: str) -> Callable[[Call], Known | None]:
+    """What an endpoint tells a request's device by, whose proof has this purpose; `Endpoint.known`."""
+    return lambda call: desk.known(claim_of(call), purpose)
 
 
 def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
@@ -87,6 +92,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             handler=sign_in,
             proof="sign-in",
             given_back=always,
+            known=known_by_proof(desk, "sign-in"),
             body_limit=BODY_LIMIT,
             request=_SIGN_IN,
             response=_GRANT,
@@ -99,6 +105,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             proof="refresh",
             session=True,
             given_back=always,
+            known=known_by_proof(desk, "refresh"),
             body_limit=_BODY_LIMIT,
             request=_EMPTY,
             response=_GRANT,
@@ -111,6 +118,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             proof="request",
             session=True,
             given_back=always,
+            known=known_by_proof(desk, "request"),
             response=closed({"sessions": {"type": "array", "items": _SESSION}}),
         ),
         Endpoint(
@@ -121,6 +129,7 @@ def session_endpoints(desk: SessionDesk) -> tuple[Endpoint, ...]:
             proof="request",
             session=True,
             given_back=always,
+            known=known_by_proof(desk, "request"),
             body_limit=_BODY_LIMIT,
             request=closed({"id": HEX16}),
             response=closed({"ended": {"type": "boolean"}}),

@@ -18,7 +18,15 @@ from device.commands.context import opened
 from device.errors import DeviceError, Trouble
 from device.home import read_public_file
 from device.show import Show
-from device.signing import DEFAULT_LIFETIME_S, Signed, compose_siwe, sign_siwe, sign_typed_data
+from device.signing import (
+    DEFAULT_LIFETIME_S,
+    Signed,
+    compose_siwe,
+    sign_siwe,
+    sign_typed_data,
+    siwe_intent,
+    typed_intent,
+)
 from device.wallet import Ground, wallet_of
 
 app = typer.Typer(no_args_is_help=True, help="Signatures by this actor's wallet.")
@@ -80,6 +88,7 @@ def siwe_command(
                 nonce=nonce,
                 lifetime_s=lifetime_s,
             )
+        device.show.signing(siwe_intent(message))
         device.show.confirm(f"Sign in to {message.domain} as {checksum_encode(message.address)}?")
         signed = sign_siwe(device, message)
         text = message.encode()
@@ -115,6 +124,7 @@ def typed_data_command(
     with opened(context) as device:
         if ask_master and device.is_master():
             raise DeviceError(Trouble.USAGE, "a master approves by itself")
+        device.show.signing(typed_intent(body))
         device.show.confirm("Sign this typed data?")
         signed = sign_typed_data(
             device,

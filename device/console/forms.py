@@ -7,7 +7,7 @@ from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.shapes import sequence, text
 from device.errors import DeviceError, Trouble
-from device.local_web import MAX_ANSWER_BYTES
+from device.local_web import MAX_POST_BYTES
 
 
 class Form:
@@ -22,7 +22,7 @@ class Form:
     def parse(cls, body: bytes) -> Self:
         """Raises `usage`."""
         try:
-            found = strict_json(body, limit=MAX_ANSWER_BYTES, reason=Reason.INVALID_BODY)
+            found = strict_json(body, limit=MAX_POST_BYTES, reason=Reason.INVALID_BODY)
             if not isinstance(found, dict):
                 raise DeviceError(Trouble.USAGE, "not a form")
             return cls(

@@ -15,7 +15,7 @@ from device.collected import Collected
 from device.console.forms import Form
 from device.errors import DeviceError, Trouble
 from device.identity import Part
-from device.local_web import MAX_ANSWER_BYTES
+from device.local_web import MAX_POST_BYTES
 from device.pairing import Offer
 from device.pairing_desk import Claimed, MasterSide
 from device.pairing_link import SCHEME, PairingLink
@@ -84,7 +84,7 @@ class Inbox:
 
 def _kind(data: bytes) -> object:
     try:
-        found = strict_json(data, limit=MAX_ANSWER_BYTES, reason=Reason.INVALID_BODY)
+        found = strict_json(data, limit=MAX_POST_BYTES, reason=Reason.INVALID_BODY)
     except KeyServiceError as exc:
         raise DeviceError(Trouble.BAD_FILE, "That is no file of agentkeys.") from exc
     return found.get("kind") if isinstance(found, dict) else None

@@ -12,7 +12,7 @@ from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.k11 import K11_PORT
 from device.errors import DeviceError, Trouble
-from device.local_web import JSON, MAX_ANSWER_BYTES, Reply, serving
+from device.local_web import JSON, MAX_POST_BYTES, Reply, serving
 from device.visible import visible
 
 TIMEOUT_S: Final = 300.0
@@ -66,7 +66,7 @@ class Ceremony:
             if self.done.is_set():
                 return Reply(status=HTTPStatus.CONFLICT)
             try:
-                obj = strict_json(body, limit=MAX_ANSWER_BYTES, reason=Reason.K11_INVALID)
+                obj = strict_json(body, limit=MAX_POST_BYTES, reason=Reason.K11_INVALID)
                 if obj == {"declined": True}:
                     self.error = DeviceError(Trouble.DECLINED, "declined on the page")
                 else:

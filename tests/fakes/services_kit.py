@@ -65,12 +65,17 @@ BROKER_ORIGIN = "https://service.test"
 
 
 class FollowedRegistry:
-    """What a follower says: `states` where they were cached, else the signer's own word. `failing` refuses every read."""
+    """What a follower says: `states` where they were cached, else the signer's own word. `failing` refuses every read.
+
+    Whoever is registered was seen here, unless a test says that all are `unseen`, or what is `remembered` of them.
+    """
 
     def __init__(self, registry: StaticRegistry) -> None:
         self.registry = registry
         self.cached: dict[bytes, OperatorState] = {}
         self.failing: Reason | None = None
+        self.unseen = False
+        self.remembered: OperatorState | None = None
         self.rereads = 0
         self.lookups = 0
         self.applied: list[bytes] = []
@@ -87,6 +92,12 @@ class FollowedRegistry:
     def operator(self, operator_omni: bytes, *, reread: bool = False) -> OperatorState | None:
         self._check()
         return self.registry.operator(operator_omni)
+
+    def seen_device(self, device_key_hash: bytes) -> OperatorState | None:
+        return None if self.unseen else self.remembered or self.registry.lookup_device(device_key_hash)
+
+    def seen_operator(self, operator_omni: bytes) -> OperatorState | None:
+        return None if self.unseen else self.remembered or self.registry.operator(operator_omni)
 
     def status(self) -> RegistryStatus:
         self._check()
@@ -145,6 +156,7 @@ class Services:
             registry=registry,
             sessions=SqlSessions(self.engine),
             proofs=self.proofs,
+            counters=self.counters,
             clock=world.clock.now,
         )
         pairing = PairingDesk(
@@ -208,7 +220,7 @@ class Services:
 
     def _worker(self, worker_class: WorkerClass, operations: Any, registry: PinnedRegistry) -> AppClient:
         endpoints = operation_endpoints(self.admission(worker_class), operations)
-        return self._client((*endpoints, *registry_endpoints(registry)))
+        return self._client((*endpoints, *registry_endpoints(registry, self.world.clock.now)))
 
     def _client(self, endpoints: Any) -> AppClient:
         return AppClient(create_app("test", endpoints, clock=self.world.clock.now, addresses=self.addresses))

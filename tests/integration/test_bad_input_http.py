@@ -227,8 +227,21 @@ def test_a_boolean_is_no_integer(town: Town) -> None:
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 200_000 + b"\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /healthz HTTP/1.1\nhost: x\n\n",
+        b"POST /v1/caps HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
-    ids=["noise", "version", "negative length", "two lengths", "bad chunk", "long path", "long header", "http/2"],
+    ids=[
+        "noise",
+        "version",
+        "negative length",
+        "two lengths",
+        "bad chunk",
+        "long path",
+        "long header",
+        "http/2",
+        "bare LF",
+        "length and coding",
+    ],
 )
 def test_what_is_no_http_is_cut_off_and_does_no_harm(town: Town, part: str, head: bytes) -> None:
     context = ssl.create_default_context(cafile=str(town.stack.ca))

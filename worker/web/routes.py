@@ -9,8 +9,9 @@ from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, fi
 from agentkeys_core.errors import Reason
 from agentkeys_core.ops import OPS, Op
 from agentkeys_core.sealing import seal
-from agentkeys_runtime.web.endpoints import Call, Endpoint, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Known, always
 from agentkeys_runtime.web.schemas import B64U, CAP, HEX32, ROW, closed
+from agentkeys_runtime.web.vouching import vouching
 from worker.admission import Admission, Admitted
 from worker.credentials import Outcome
 
@@ -28,11 +29,18 @@ def operation_endpoints(admission: Admission, operations: Mapping[Op, Operation]
 
 
 def _endpoint(admission: Admission, op: Op, operation: Operation) -> Endpoint:
+    def members_of(call: Call) -> Mapping[str, object]:
+        return fields(call.json(), required=("body", "cap"), reason=Reason.INVALID_BODY)
+
+    def known(call: Call) -> Known | None:
+        return admission.known(canonical_json(members_of(call)["cap"]))
+
     def handler(call: Call) -> Mapping[str, object]:
-        members = fields(call.json(), required=("body", "cap"), reason=Reason.INVALID_BODY)
+        members = members_of(call)
         body = b64u_decode(members["body"], reason=Reason.INVALID_BODY)
         admitted = admission.admit(op, canonical_json(members["cap"]), body)
-        outcome = operation(admitted)
+        with vouching():
+            outcome = operation(admitted)
         return {
             "cap_digest": admitted.digest.hex(),
             "row": None if outcome.row is None else outcome.row.to_json(),
@@ -45,6 +53,7 @@ def _endpoint(admission: Admission, op: Op, operation: Operation) -> Endpoint:
         summary=f"{op}: a co-signed cap and the body that it commits to; the answer is sealed to the cap's reply_key.",
         handler=handler,
         given_back=always,
+        known=known,
         body_limit=REQUEST_LIMIT,
         request=_REQUEST,
         response=_ANSWER,

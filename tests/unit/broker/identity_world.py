@@ -13,6 +13,7 @@ from agentkeys_core.eip712 import Domain
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import DeviceKey
+from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.app import create_app
 from broker.adapters.mail import SmtpMailer
 from broker.adapters.openid import Provider
@@ -111,6 +112,7 @@ def identity_world(
     at: float | None = None,
     passkeys: str = BROKER_ORIGIN,
     attester: EnrolAttester | None = None,
+    addresses: AddressLimits | None = None,
 ) -> Iterator[IdentityWorld]:
     engine, clock = open_engine(database), StillClock() if at is None else StillClock(at)
     proofs = Proofs(
@@ -135,6 +137,7 @@ def identity_world(
         registry=FollowedRegistry(StaticRegistry("ab" * 32)),  # in which nobody is registered yet
         sessions=SqlSessions(engine),
         proofs=proofs,
+        counters=counters,
         clock=clock.now,
     )
     party = RelyingParty.of(passkeys)
@@ -156,7 +159,7 @@ def identity_world(
     ]
     if attester is not None:
         endpoints += email_enrolment_endpoints(EmailEnrolment(steps=steps, attester=attester))
-    app = create_app("broker", endpoints, clock=clock.now)
+    app = create_app("broker", endpoints, clock=clock.now, addresses=addresses)
     with AppClient(app) as client:
         yield IdentityWorld(client, clock, engine, app, outbox)
     if outbox is not None:

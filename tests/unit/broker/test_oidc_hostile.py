@@ -5,31 +5,31 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import URL
 
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, MAX_ID_TOKEN_BYTES, OidcEvidence
 from agentkeys_core.hashes import sha256
-from agentkeys_runtime.web.gate import WAITING_THREADS
+from agentkeys_runtime.web.gate import WAITING_PER_SENDER, WAITING_THREADS
 from broker.adapters import openid, openid_http
 from broker.adapters.openid import PLACES
 from broker.adapters.openid_http import MAX_ANSWER
 from broker.adapters.store.engine import database_url
-from broker.ceremonies.oidc import ASKED, CALLBACK, CODES, REDEEM_S, way_back
+from broker.ceremonies.oidc import CALLBACK, way_back
+from tests.fakes.app_client import AppClient
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.openid_server import OpenIdServer
 from tests.fakes.services_kit import BROKER_ORIGIN
 from tests.unit.broker.identity_world import NONCE, IdentityWorld, identity_world, provider_settings
 from tests.unit.broker.test_email import FORM, page_reason, status
 from tests.unit.broker.test_oidc import Person, begin, onward_of
-from tests.unit.broker.visitor import Visit, reason, typed
+from tests.unit.broker.visitor import Visit, typed
 
 JSON = {"Content-Type": "application/json"}
 
@@ -59,8 +59,8 @@ class Ceremony:
         query = urlencode({"code": code, "state": self.state, **more})
         return f"{CALLBACK}{way_back(self.evil.issuer)}?{query}"
 
-    def back(self, code: str = "x", **more: str) -> httpx.Response:
-        return self.world.client.get(self.way(code, **more))
+    def back(self, code: str = "x", *, client: AppClient | None = None, **more: str) -> httpx.Response:
+        return (client or self.world.client).get(self.way(code, **more))
 
     def told(self) -> httpx.Response:
         return status(self.visit, self.id)
@@ -202,85 +202,6 @@ def test_an_answer_is_read_no_further_than_its_limit(world: IdentityWorld, evil:
     assert outcome(world, evil) == "invalid_evidence"
 
 
-def test_one_ceremony_redeems_few_codes_and_then_has_ended(world: IdentityWorld, evil: HostileProvider) -> None:
-    evil.bodies["token"] = 400, JSON, b'{"error":"invalid_grant"}'
-    ceremony = Ceremony(world, evil)
-    answers = [page_reason(ceremony.back(f"code{number}")) for number in range(CODES + 3)]
-    assert answers == ["invalid_evidence"] * CODES + ["ceremony_ended"] * 3
-    assert evil.codes == [f"code{number}" for number in range(CODES)]
-    assert reason(ceremony.told()) == "ceremony_ended"
-
-
-def test_codes_that_come_at_once_are_few_as_well(database: URL, evil: HostileProvider) -> None:
-    evil.bodies["token"] = 400, JSON, b'{"error":"invalid_grant"}'
-    with identity_world(database, provider=evil.settings, at=time.time()) as world:
-        ceremony = Ceremony(world, evil)
-        world.client.get(ceremony.page)
-        threads = [threading.Thread(target=ceremony.back, args=(f"x{n}",)) for n in range(WAITING_THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert 1 <= len(evil.codes) <= CODES
-
-
-def test_a_moment_of_silence_ends_nothing(world: IdentityWorld, evil: HostileProvider) -> None:
-    ceremony = Ceremony(world, evil)
-    evil.bodies["token"] = 503, JSON, b""
-    assert page_reason(ceremony.back()) == "provider_unreachable"
-    del evil.bodies["token"]
-    assert ceremony.back().status_code == 303
-
-
-def test_a_page_loaded_again_is_no_further_code(world: IdentityWorld, evil: HostileProvider) -> None:
-    ceremony = Ceremony(world, evil)
-    evil.bodies["token"] = 400, JSON, b'{"error":"invalid_grant"}'
-    assert [page_reason(ceremony.back("bad")) for _ in range(CODES + 1)] == ["invalid_evidence"] * (CODES + 1)
-    assert evil.codes == ["bad"]
-    evil.bodies["token"] = 503, JSON, b""
-    assert [page_reason(ceremony.back()) for _ in range(CODES + 1)] == ["provider_unreachable"] * (CODES + 1)
-    del evil.bodies["token"]
-    assert ceremony.back().status_code == 303
-
-
-def test_a_provider_is_asked_few_times_in_all(world: IdentityWorld, evil: HostileProvider) -> None:
-    ceremony = Ceremony(world, evil)
-    evil.bodies["token"] = 503, JSON, b""
-    answers = [page_reason(ceremony.back()) for _ in range(ASKED + 2)]
-    assert answers == ["provider_unreachable"] * ASKED + ["ceremony_ended"] * 2
-    assert len(evil.codes) == ASKED
-    assert reason(ceremony.told()) == "ceremony_ended"
-
-
-def test_a_page_loaded_again_while_the_provider_is_slow_waits_and_goes_on(
-    world: IdentityWorld, evil: HostileProvider
-) -> None:
-    ceremony = Ceremony(world, evil)
-    with stuck_ones(world, evil, [ceremony]) as answers:
-        waiting = [ceremony.back() for _ in range(CODES + 1)]
-    assert [answer.status_code for answer in waiting] == [200] * (CODES + 1)
-    assert all('http-equiv="refresh"' in answer.text for answer in waiting)
-    assert evil.codes == ["x"]
-    (first,) = answers
-    asks = onward_of(first)
-    assert onward_of(ceremony.back()) == asks
-    assert evil.codes == ["x"]
-    assert page_reason(ceremony.back("another")) == "ceremony_ended"  # who knows no code gets no page
-    assert world.client.post(asks, content=typed(ceremony.begun), headers=FORM).status_code == 200
-
-
-def test_a_redemption_that_was_cut_short_is_made_again(
-    world: IdentityWorld, evil: HostileProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ceremony = Ceremony(world, evil)
-    with monkeypatch.context() as patched:
-        patched.setattr("broker.adapters.openid.Provider.redeem", lambda *_, **__: 1 / 0)
-        assert ceremony.back().status_code == 500
-    assert 'http-equiv="refresh"' in ceremony.back().text
-    world.clock.forward(REDEEM_S)
-    assert ceremony.back().status_code == 303
-
-
 @contextmanager
 def stuck(world: IdentityWorld, evil: HostileProvider, count: int) -> Iterator[list[httpx.Response]]:
     """So many ceremonies whose codes the provider keeps; afterwards their answers."""
@@ -296,17 +217,26 @@ def stuck_ones(
     evil.held.clear()
     answers: list[httpx.Response] = []
     world.client.get(ceremonies[0].page)
-    threads = [threading.Thread(target=lambda each=each: answers.append(each.back())) for each in ceremonies]
-    for thread in threads:
-        thread.start()
-    for _ in range(min(len(ceremonies), PLACES)):
-        assert evil.waiting.acquire(timeout=20)
-    try:
-        yield answers
-    finally:
-        evil.held.set()
+    with ExitStack() as stack:
+        senders = [
+            stack.enter_context(AppClient(world.app, f"192.0.2.{number // WAITING_PER_SENDER}"))
+            for number in range(len(ceremonies))
+        ]
+
+        def back(ceremony: Ceremony, client: AppClient) -> None:
+            answers.append(ceremony.back(client=client))
+
+        threads = [threading.Thread(target=back, args=pair) for pair in zip(ceremonies, senders, strict=True)]
         for thread in threads:
-            thread.join()
+            thread.start()
+        for _ in range(min(len(ceremonies), PLACES)):
+            assert evil.waiting.acquire(timeout=20)
+        try:
+            yield answers
+        finally:
+            evil.held.set()
+            for thread in threads:
+                thread.join()
 
 
 def test_a_provider_that_stalls_keeps_nobody_else_waiting(
@@ -316,6 +246,18 @@ def test_a_provider_that_stalls_keeps_nobody_else_waiting(
         assert page_reason(Ceremony(world, evil).back()) == "overloaded"
         assert world.client.get("/v1/session/challenge").status_code == 200
     assert [answer.status_code for answer in answers] == [303] * PLACES
+
+
+def test_one_sender_never_has_all_places_of_a_provider(world: IdentityWorld, evil: HostileProvider) -> None:
+    """Nor all those where anything is waited for: two senders leave room, and so do two providers that stall."""
+    assert 2 * WAITING_PER_SENDER <= PLACES
+    assert 2 * PLACES < WAITING_THREADS
+    with stuck(world, evil, WAITING_PER_SENDER), AppClient(world.app, "192.0.2.0") as same:
+        assert page_reason(Ceremony(world, evil).back(client=same)) == "overloaded"
+        other = threading.Thread(target=Ceremony(world, evil).back)
+        other.start()
+        assert evil.waiting.acquire(timeout=20)
+    other.join()
 
 
 def test_an_answer_that_drips_ends_in_time(

@@ -16,7 +16,7 @@ from agentkeys_core.keys import DeviceKey, ES256PublicKey
 from agentkeys_core.proof import PROOF_HEADER
 from broker import session_tokens
 from broker.keys import K1Keys
-from broker.sessions import PER_DEVICE, SESSION_S
+from broker.sessions import PER_DEVICE, REQUESTS_PER_DEVICE, SESSION_S
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
 from tests.unit.broker.test_store import session
 from tests.unit.broker.visitor import EMPTY, Visit, reason
@@ -279,3 +279,26 @@ def test_a_session_is_worth_nothing_where_caps_are_co_signed(visit: Visit) -> No
     visit.sign_in()
     answer = visit.ask("request", "POST", "/v1/caps")
     assert reason(answer) == "invalid_cap"
+
+
+def test_a_device_has_so_many_requests_a_minute(services: Services) -> None:
+    """Each writes that its proof is used up; a copy of a proof counts for nobody, another device is not held up."""
+    visit = Visit(services.broker, services.world.clock, services.world.user.master)
+    assert visit.sign_in().status_code == 200
+    proof = visit.proof("request", "GET", "/v1/sessions", b"")
+    assert visit.sessions(proof=proof).status_code == 200
+    for _ in range(REQUESTS_PER_DEVICE):
+        assert reason(visit.sessions(proof=proof)) == "proof_invalid"
+    for _ in range(REQUESTS_PER_DEVICE - 2):
+        assert visit.sessions().status_code == 200
+    refused = [
+        visit.sessions(),
+        visit.sign_in(),
+        visit.ask("refresh", "POST", "/v1/session/refresh"),
+        visit.ask("request", "GET", "/v1/devices/uses", b""),
+    ]
+    assert [reason(answer) for answer in refused] == ["rate_limited"] * 4
+    assert int(refused[0].headers["retry-after"]) > 0
+    assert Visit(services.broker, services.world.clock, services.world.user.second).sign_in().status_code == 200
+    services.world.clock.forward(60)
+    assert visit.sessions().status_code == 200

@@ -63,6 +63,12 @@ class _States:
     def operator(self, operator_omni: bytes, *, reread: bool = False) -> OperatorState | None:
         return self._states.get(operator_omni) if self.real is None else self.real.operator(operator_omni)
 
+    def seen_device(self, device_key_hash: bytes) -> OperatorState | None:
+        return self.lookup_device(device_key_hash)
+
+    def seen_operator(self, operator_omni: bytes) -> OperatorState | None:
+        return self.operator(operator_omni)
+
     def status(self) -> RegistryStatus:
         return RegistryStatus(self._registry_id, 1, 1)
 
@@ -97,6 +103,7 @@ class BrokerIdentity:
             registry=self.registry,
             sessions=SqlSessions(self._engine),
             proofs=proofs,
+            counters=SqlCounters(self._engine),
             clock=self.clock,
         )
         steps = Steps(proofs=proofs, ceremonies=SqlCeremonies(self._engine), clock=self.clock)

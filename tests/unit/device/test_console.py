@@ -22,7 +22,7 @@ from device.console.forms import Form
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.intent import Intent
-from device.local_web import MAX_ANSWER_BYTES, TOKEN_HEADER
+from device.local_web import MAX_POST_BYTES, TOKEN_HEADER
 from device.pairing import shown
 from device.pairing_desk import Begun, MachineSide, fingerprint
 from device.setting_up import set_up
@@ -94,7 +94,7 @@ def test_a_form_needs_token_origin_host_and_type(visitor: Visitor, path: str) ->
     ):
         assert visitor.post(path, body, **headers).status_code == 403
     assert visitor.post(path, body, **{"Content-Type": "text/plain"}).status_code == 400
-    assert visitor.post(path, b"x" * (MAX_ANSWER_BYTES + 1)).status_code == 413
+    assert visitor.post(path, b"x" * (MAX_POST_BYTES + 1)).status_code == 413
     assert "frozen" not in visitor.get("/page/devices").text
 
 

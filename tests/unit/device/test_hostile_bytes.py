@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agentkeys_core.audit import ChainHead
 from agentkeys_core.changes import ChangeSignatures, Pair, SetThreshold, SignedChange, SignedPair
 from agentkeys_core.encoding import b64u_encode
-from agentkeys_core.errors import KeyServiceError
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.keys import DeviceKey
 from device.audit_trail import Export
 from device.collected import Collected
@@ -26,6 +26,7 @@ from device.registry import state_of
 from device.tls import leaf_uris
 from device.transport import Answer
 from device.trust import read_keys
+from device.wallet import Ground, Wallet
 from tests.unit.device.browser_key import CHALLENGE, Key
 from tests.unit.device.ledger import Ledger
 
@@ -132,3 +133,17 @@ def test_members_of_other_types_are_refused_by_name(name: str, value: object, fi
         return
     members[sorted(members)[field % len(members)]] = value
     named(parse, json.dumps(members, sort_keys=True, separators=(",", ":")).encode())
+
+
+@given(
+    data=st.binary(max_size=80)
+    | st.sampled_from(Ground).map(lambda ground: Wallet(address=bytes(20), ground=ground).encode())
+)
+def test_any_bytes_are_a_wallet_or_a_named_refusal(data: bytes) -> None:
+    try:
+        wallet = Wallet.parse(data)
+    except KeyServiceError as refusal:
+        if refusal.reason not in {Reason.INVALID_ENCODING, Reason.UNKNOWN_FIELDS}:
+            raise
+    else:
+        assert wallet.encode() == data

@@ -19,7 +19,7 @@ from device.k11.browser import BrowserAuthenticator
 from device.k11.ceremony import read_creation
 from device.k11.software import SoftwareAuthenticator
 from device.keys import SignedDigest
-from device.local_web import MAX_ANSWER_BYTES, TOKEN_HEADER
+from device.local_web import MAX_POST_BYTES, TOKEN_HEADER
 from tests.unit.device.browser_key import CHALLENGE, Key
 from tests.unit.device.conftest import Person
 
@@ -155,7 +155,7 @@ def test_answer_needs_token_origin_and_type(visit: Visit, signed: tuple[SignedDi
     assert visit.post(good, Origin="").status_code == 403
     assert visit.post(good, **{"Sec-Fetch-Site": "same-site"}).status_code == 403
     assert visit.post(good, **{"Content-Type": "text/plain"}).status_code == 400
-    assert visit.post(b"x" * (MAX_ANSWER_BYTES + 1)).status_code == 413
+    assert visit.post(b"x" * (MAX_POST_BYTES + 1)).status_code == 413
     assert visit.post(b"[").status_code == 400
     assert visit.client.post(visit.base + "/other").status_code == 404
     assert visit.client.request("OPTIONS", visit.base + "/answer").status_code == 501

@@ -104,9 +104,10 @@ def test_what_is_no_address_is_usage(source: str) -> None:
 
 
 def test_nothing_is_read_in_the_clear() -> None:
-    with pytest.raises(DeviceError) as caught:
-        read_profile("http://localhost/v1/profile")
-    assert caught.value.reason is Trouble.BAD_FILE  # a file of that name, which there is not
+    for source in ("http://localhost/v1/profile", "HTTP://localhost/", "file:///etc/hosts", "://"):
+        with pytest.raises(DeviceError) as caught:
+            read_profile(source)
+        assert caught.value.reason is Trouble.USAGE  # and not a file of that name, which there is not
 
 
 # --- what a master has pasted on the machine --------------------------------------------------------------------------

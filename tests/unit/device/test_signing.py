@@ -31,6 +31,7 @@ from device.wallet import Ground, Wallet
 from tests.fakes.signing_policy import HOST, POLICY_ID, permit
 from tests.unit.device.conftest import Outcome, Person
 from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.terminal import Terminal
 
 SIWE = ("sign", "siwe", "--domain", HOST, "--uri", f"https://{HOST}/login")
 
@@ -231,6 +232,19 @@ def test_shows_what_typed_data_means(agent: Person, wallet: DeviceKey, tmp_path:
     assert "Let another account spend tokens, on chain 8453" in shown.out
 
 
+def test_who_is_asked_has_seen_what_it_means(agent: Person, wallet: DeviceKey, tmp_path: Path) -> None:
+    file = permit_file(tmp_path, wallet.address)
+    for words, meaning in (
+        (("sign", "typed-data", file, "--policy", POLICY_ID), "Let another account spend tokens"),
+        ((*SIWE, "--statement", "Hello."), "Hello."),
+    ):
+        with Terminal(agent, *map(str, words)) as terminal:
+            before = terminal.until(r"\[y/N\]")
+            terminal.write(b"n\n")
+            code, _ = terminal.end()
+        assert (code, meaning in before, "digest" in before) == (1, True, True)
+
+
 def test_typed_data_of_another_wallet_is_not_used(
     agent: Person, wallet: DeviceKey, deployment: Deployment, tmp_path: Path
 ) -> None:
@@ -379,17 +393,3 @@ def test_any_line_is_an_approval_or_a_named_refusal(text: str) -> None:
 
 def test_a_master_does_not_ask_a_master(master: Person, tmp_path: Path) -> None:
     assert sign_permit(master, tmp_path, bytes(20), "--ask-master").reason == "usage"
-
-
-@given(
-    data=st.binary(max_size=80)
-    | st.sampled_from(Ground).map(lambda ground: Wallet(address=bytes(20), ground=ground).encode())
-)
-def test_any_bytes_are_a_wallet_or_a_named_refusal(data: bytes) -> None:
-    try:
-        wallet = Wallet.parse(data)
-    except KeyServiceError as refusal:
-        if refusal.reason not in {Reason.INVALID_ENCODING, Reason.UNKNOWN_FIELDS}:
-            raise
-    else:
-        assert wallet.encode() == data

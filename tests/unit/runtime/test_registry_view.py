@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pytest
 
 from agentkeys.signer.v1 import registry_pb2 as pb
-from agentkeys_core.registry import OperatorState
+from agentkeys_core.registry import ALL_ROLES, DeviceRecord, OperatorState, Tier
 from agentkeys_runtime.registry_view import _MAX_CHANGED, RegistryView
 from tests.unit.core.refusal import refused
 
@@ -217,3 +217,29 @@ def test_forgetting_makes_everything_stale(view: RegistryView) -> None:
     assert not view.fresh.is_set()
     with refused("registry_stale"):
         view.check_fresh()
+
+
+def test_what_was_seen_is_remembered_when_it_changes(view: RegistryView) -> None:
+    """To tell who is known: also by each of its devices, whichever it was found through."""
+    device = DeviceRecord(
+        device_key_hash=TWO,
+        operator_omni=ONE,
+        actor_omni=ONE,
+        address=bytes(20),
+        tier=Tier.MASTER,
+        roles=ALL_ROLES,
+        revoked=False,
+        registered_at=1,
+    )
+    state = replace(STATE, devices=MappingProxyType({TWO: device}))
+    view.on_event(event(5))
+    view.keep(state, 5, None)
+    view.on_event(event(6, change=6))
+    view.cache_unsure()
+    assert view.cache.of_operator(ONE) is None
+    assert view.seen.of_operator(ONE) == view.seen.of_device(TWO) == state
+    newer = replace(state, nonce=2)
+    view.keep(newer, 6, None)
+    assert view.seen.of_device(TWO) == newer
+    view.forget()
+    assert view.seen.of_device(TWO) is None

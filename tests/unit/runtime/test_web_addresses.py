@@ -28,6 +28,9 @@ def sender(peer: str, forwarded: str | None = None, **changed: object) -> str:
         ("2001:db8:1:2::1", "2001:db8:1:2::/64"),  # whoever has one address of a network has them all
         ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("64:ff9b::192.0.2.1", "192.0.2.1"),  # the same host, behind a NAT64
+        ("64:ff9b::c000:202", "192.0.2.2"),
+        ("64:ff9b:1::c000:202", "64:ff9b:1::/64"),
         ("", ""),
         ("/run/broker.sock", "/run/broker.sock"),
     ],
@@ -85,6 +88,10 @@ def test_another_header_may_be_agreed_upon() -> None:
         {"remembered": 0},
         {"header": "X Forwarded"},
         {"header": ""},
+        {
+            "header": "Forwarded"
+        },  # of another grammar (RFC 7239), which would name nobody: all the world were one sender
+        {"header": "forwarded"},
         {"proxies": ("proxy.internal",)},
         {"proxies": ("10.0.0.1/8",)},  # host bits: which of the two was meant?
     ],

@@ -1,17 +1,18 @@
 """What one address may ask for without a registered device behind it; and that another one never pays for it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkeys_core.errors import Code, KeyServiceError, Reason
+from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web.addresses import AddressLimits
-from agentkeys_runtime.web.allowance import VOUCHED, Allowance, is_vouched
+from agentkeys_runtime.web.allowance import Allowance
 from agentkeys_runtime.web.app import create_app
-from agentkeys_runtime.web.endpoints import Call, Endpoint, Page, always
+from agentkeys_runtime.web.endpoints import Call, Endpoint, Known, Page, always
+from agentkeys_runtime.web.vouching import vouching
 from tests.fakes.app_client import AppClient
 from tests.fakes.clock import StillClock
 
@@ -100,24 +101,24 @@ def test_nobody_ever_gets_more_than_burst_and_rate(steps: list[tuple[str, int, f
         assert had[who] <= LIMITS.burst + clock.at * LIMITS.per_second + 1e-6
 
 
-def test_only_what_needs_a_registered_device_is_vouched_for() -> None:
-    """None of these can be had by somebody without one."""
-    strangers = {
-        Reason.DEVICE_SIGNATURE_INVALID,
-        Reason.DEVICE_UNKNOWN,
+@pytest.mark.parametrize("reason", Reason)
+def test_what_is_refused_to_a_registered_device_is_vouched_for(reason: Reason) -> None:
+    """But not who was revoked meanwhile, who had their share, and what may be anybody's copy."""
+    never = {
+        Reason.CAP_REPLAYED,
         Reason.DEVICE_REVOKED,
-        Reason.PROOF_INVALID,
-        Reason.SESSION_INVALID,
-        Reason.RATE_LIMITED,
+        Reason.DEVICE_UNKNOWN,
         Reason.OVERLOADED,
-        Reason.NOT_FOUND,
-        Reason.CEREMONY_ENDED,
-        Reason.STALE_EPOCH,
-        Reason.INTERNAL,
-    } | {reason for reason in Reason if reason.code in {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.UNAUTHENTICATED}}
-    assert not strangers & VOUCHED
-    assert not any(is_vouched(KeyServiceError(reason)) for reason in strangers)
-    assert is_vouched(KeyServiceError(Reason.SIGNER_UNREACHABLE))  # not the sender's fault
+        Reason.RATE_LIMITED,
+    }
+    with pytest.raises(KeyServiceError) as caught, vouching():
+        raise KeyServiceError(reason)
+    assert caught.value.vouched is (reason not in never)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_no_reason_vouches_by_itself(reason: Reason) -> None:
+    assert not KeyServiceError(reason).vouched
 
 
 # --- the edge ---------------------------------------------------------------------------------------------------------
@@ -129,6 +130,9 @@ class Site:
     def __init__(self) -> None:
         self.clients: list[str] = []
         self.refuse: Reason | None = None
+        self.vouches = True
+        self.known: Known | None = None
+        self.looks = 0
         self.limits = AddressLimits(per_second=0.001, burst=10.0, proxies=("10.0.0.7",))
         endpoints = [
             self.endpoint("/stranger"),
@@ -136,8 +140,19 @@ class Site:
             self.endpoint("/known", given_back=always),
             self.endpoint("/free", price=0),
             self.endpoint("/told", given_back=lambda answer: answer == {"found": True}),
+            self.endpoint("/looked-at", known=self.look),
             self.endpoint("/page", refusal=lambda error: Page(html=str(error.reason), status=429)),
         ]
+        endpoints.append(
+            Endpoint(
+                method="POST",
+                path="/form",
+                summary="s",
+                handler=self.handler,
+                body_limit=100,
+                refusal=lambda error: Page(html=str(error.reason), status=403),
+            )
+        )
         endpoints.append(
             Endpoint(method="POST", path="/body", summary="s", handler=self.handler, body_limit=100, response={})
         )
@@ -150,8 +165,15 @@ class Site:
     def handler(self, call: Call) -> Mapping[str, object]:
         self.clients.append(call.client)
         if self.refuse is not None:
-            raise KeyServiceError(self.refuse)
+            with vouching() if self.vouches else nullcontext():
+                raise KeyServiceError(self.refuse)
         return {"found": self.found}
+
+    def look(self, call: Call) -> Known | None:
+        self.looks += 1
+        if self.refuse is not None:
+            raise KeyServiceError(self.refuse)
+        return self.known
 
 
 @pytest.fixture
@@ -199,9 +221,47 @@ def test_whoever_is_known_is_never_short(at: Ask, site: Site) -> None:
     assert asked_for(client, "/known", 100) == 10
 
 
-def test_where_nobody_can_be_known_no_refusal_is_free(at: Ask, site: Site) -> None:
-    site.refuse = Reason.OPERATOR_FROZEN
-    assert asked_for(at(HERE), "/stranger", 100) == 10
+@pytest.mark.parametrize("path", ["/stranger", "/known"])
+def test_no_reason_is_free_by_itself(at: Ask, site: Site, path: str) -> None:
+    site.refuse, site.vouches = Reason.OPERATOR_FROZEN, False
+    assert asked_for(at(HERE), path, 100) == 10
+
+
+def test_nobody_is_looked_at_who_can_pay(at: Ask, site: Site) -> None:
+    client = at(HERE)
+    assert asked_for(client, "/looked-at", 10) == 10
+    assert site.looks == 0
+    assert asked_for(client, "/looked-at", 5) == 0
+    assert site.looks == 5
+
+
+def test_who_is_known_pays_for_themselves(at: Ask, site: Site) -> None:
+    client = at(HERE)
+    asked_for(client, "/stranger", 10)
+    site.known = Known(who="somebody", act="one")
+    assert asked_for(client, "/looked-at", 5) == 1, "an act is good once"
+    site.known = Known(who="somebody", act="two")
+    assert asked_for(client, "/looked-at", 5) == 1
+    site.known = Known()
+    assert asked_for(client, "/looked-at", 200) == 200
+    site.refuse = Reason.DEVICE_SIGNATURE_INVALID
+    assert asked_for(client, "/looked-at", 5) == 0
+    assert asked_for(client, "/stranger", 5) == 0, "nothing was given back"
+
+
+def test_a_form_of_another_site_costs_what_it_costs(at: Ask) -> None:
+    """Its refusal names no registered device, whatever its reason is elsewhere."""
+    headers = {"Sec-Fetch-Site": "cross-site", "Content-Type": "application/x-www-form-urlencoded"}
+    answers = [at(HERE).post("/form", content=b"a=b", headers=headers).text for _ in range(12)]
+    assert answers == ["policy_refused"] * 10 + ["rate_limited"] * 2
+
+
+def test_two_headers_of_one_name_are_one_list(at: Ask, site: Site) -> None:
+    """A proxy may add a line of its own instead of going on with the client's: what stands last is the proxy's."""
+    lines = [("X-Forwarded-For", THERE), ("X-Forwarded-For", "203.0.113.8")]
+    assert asked_for(at("10.0.0.7"), "/stranger", 12, headers=lines) == 10
+    assert set(site.clients) == {"203.0.113.8"}
+    assert asked_for(at("10.0.0.7"), "/stranger", 12, headers=lines[:1]) == 10  # the other one pays nothing for it
 
 
 def test_an_answer_may_tell_that_somebody_is_known(at: Ask, site: Site) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.web import answering
+from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.app import create_app
-from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, refusing
-from agentkeys_runtime.web.gate import WAITING_THREADS
+from agentkeys_runtime.web.endpoints import ANY_METHOD, Call, Endpoint, Known, Page, refusing
+from agentkeys_runtime.web.gate import WAITING_PER_SENDER, WAITING_THREADS
 from tests.fakes.app_client import AppClient
 from tests.fakes.header_grades import faults
 
@@ -213,16 +215,74 @@ def test_what_waits_for_others_is_refused_rather_than_queued_and_holds_up_nothin
 
     apart = Endpoint(method="GET", path="/waits", summary="s", handler=waiting, response={}, waits=True)
     app = create_app("test", [*endpoints(lambda _: {}), apart], max_in_flight=1)
-    with AppClient(app) as client, ThreadPoolExecutor(WAITING_THREADS) as pool:
-        held = [pool.submit(client.get, "/waits") for _ in range(WAITING_THREADS)]
+    with ExitStack() as stack, ThreadPoolExecutor(WAITING_THREADS) as pool:
+        senders = [stack.enter_context(AppClient(app, f"192.0.2.{number}")) for number in range(WAITING_THREADS)]
+        held = [pool.submit(client.get, "/waits") for client in senders]
         for _ in held:
             assert started.acquire(timeout=20)
+        client = stack.enter_context(AppClient(app))
         answer = client.get("/waits")
         assert (answer.status_code, answer.json()["reason"]) == (429, "overloaded")
         assert client.get("/extra").status_code == 200
         go_on.set()
         assert [one.result().status_code for one in held] == [200] * WAITING_THREADS
         assert client.get("/waits").status_code == 200
+
+
+def test_one_sender_has_a_few_of_the_places_where_others_are_waited_for() -> None:
+    started, go_on = threading.Semaphore(0), threading.Event()
+
+    def waiting(call: Call) -> Mapping[str, object]:
+        started.release()
+        go_on.wait(20)
+        return {}
+
+    apart = Endpoint(method="GET", path="/waits", summary="s", handler=waiting, response={}, waits=True)
+    app = create_app("test", [apart])
+    with AppClient(app, "192.0.2.1") as one, AppClient(app, "192.0.2.2") as other, ThreadPoolExecutor(8) as pool:
+        held = [pool.submit(one.get, "/waits") for _ in range(WAITING_PER_SENDER)]
+        for _ in held:
+            assert started.acquire(timeout=20)
+        assert one.get("/waits").json()["reason"] == "overloaded"
+        held.append(pool.submit(other.get, "/waits"))
+        assert started.acquire(timeout=20)
+        go_on.set()
+        assert [answer.result().status_code for answer in held] == [200] * len(held)
+        assert one.get("/waits").status_code == 200
+
+
+def test_what_fails_beyond_the_handlers_is_a_problem_as_well() -> None:
+    """The framework would say so in words of its own, and as plain text."""
+
+    def broken(error: KeyServiceError) -> Page:
+        raise RuntimeError("a value that nobody may see")
+
+    def confused(call: Call) -> Known | None:
+        raise RuntimeError("a value that nobody may see")
+
+    def refuse(call: Call) -> Mapping[str, object]:
+        raise KeyServiceError(Reason.NOT_FOUND)
+
+    made = [
+        Endpoint(method="GET", path="/page", summary="s", handler=refuse, refusal=broken),
+        Endpoint(method="GET", path="/known", summary="s", handler=echo, response={}, known=confused, price=10),
+    ]
+    app = create_app("test", made, addresses=AddressLimits(per_second=1e-6, burst=10))
+    with AppClient(app) as client:
+        assert client.get("/known").status_code == 200
+        for path in ("/page", "/known"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["reason"]) == (500, "internal")
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert "nobody may see" not in answer.text
+
+
+@pytest.mark.parametrize("method", ["BREW", "TRACE", "CONNECT", "OPTIONS", "PUT"])
+@pytest.mark.parametrize("path", ["/echo", "/none", "/named/a/b", "//echo", "/echo/"])
+def test_what_no_route_takes_is_a_problem(client: AppClient, method: str, path: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.json()["reason"]) in {(404, "not_found"), (405, "method_not_allowed")}
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_every_route_is_in_the_description(client: AppClient) -> None:
