@@ -8,7 +8,7 @@ from broker.networks import site_of
 #: How much waits at most: in all, of an IPv6 /48, and of one network (an IPv4 address or an IPv6 /64).
 MAX_WAITING: Final = 256
 MAX_OF_SITE: Final = 32
-MAX_OF_NETWORK: Final = 8
+MAX_OF_NETWORK: Final = 16
 
 Item = TypeVar("Item")
 

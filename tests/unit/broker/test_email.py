@@ -197,6 +197,7 @@ def test_tags_of_one_mailbox_are_one_address(world: IdentityWorld, server: MailS
 def test_one_client_causes_few_mails_in_an_hour(world: IdentityWorld, server: MailServer) -> None:
     for number in range(PER_CLIENT):
         assert begin(world.visit(), f"person{number}@people.test").status_code == 200
+        world.settle()
     assert reason(begin(world.visit(), "one-more@people.test")) == "rate_limited"
     world.settle()
     assert len(server.mailbox.messages) == PER_CLIENT
