@@ -137,7 +137,7 @@ def _outbox(config: BrokerConfig, stack: ExitStack) -> Outbox | None:
     """Where mail is handed over, if the host configured any; closed with the rest."""
     if config.mail is None:
         return None
-    made = Outbox(SmtpMailer(config.mail))
+    made = Outbox(SmtpMailer(config.mail), connections=config.mail.connections)
     stack.callback(made.close)
     return made
 

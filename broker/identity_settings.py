@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.mailbox import check_email
+
+#: A thread each.
+MAX_CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailSettings:
     """Where mail is handed over. `security` is "starttls" or "tls"; without `user` nobody logs in.
 
-    `sender` is the address in From; `ca` replaces the system's roots.
+    `sender` is the address in From; `ca` replaces the system's roots; so many `connections` carry a message each at
+    once.
     """
 
     host: str
@@ -23,8 +27,11 @@ class MailSettings:
     user: str | None = None
     password_file: Path | None = None
     ca: Path | None = None
+    connections: int = 4
 
     def __post_init__(self) -> None:
+        if not 1 <= self.connections <= MAX_CONNECTIONS:
+            raise ValueError(f"connections must be 1 to {MAX_CONNECTIONS}")
         if (self.user is None) != (self.password_file is None):
             raise ValueError("user and password_file belong together")
         try:

@@ -175,7 +175,19 @@ class DeviceUses(Protocol):
 
 
 class Mailer(Protocol):
-    """Sends mail."""
+    """Takes mail that will be sent."""
+
+    def send(self, *, to: str, subject: str, text: str, client: str) -> None:
+        """Take one message. `client` is the network that caused it, as in `Claim`: networks take turns.
+
+        Raises:
+            KeyServiceError: `mail_unreachable` where the server was out of reach a moment ago; `overloaded` where too
+                many messages wait. Neither depends on the address.
+        """
+
+
+class MailTransport(Protocol):
+    """Carries mail to where it is handed over, for several threads at once."""
 
     def send(self, *, to: str, subject: str, text: str) -> None:
         """Hand one message over.

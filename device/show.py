@@ -81,23 +81,29 @@ class Show:
         self._say("Your console, until you press Ctrl-C. Open this address in your browser, and give it to nobody:")
         self._say(address, whole=True)
 
-    def identity_page(self, doing: str, address: str, device: str, *, enrolment: str = "") -> None:
-        """Ask the person to go on at a page of the broker; shown in every mode, since nothing goes on without it."""
+    def identity_page(self, doing: str, address: str, device: str, code: str = "", *, enrolment: str = "") -> None:
+        """Ask the person to go on at a page of the broker, which asks for `code` where it is not empty.
+
+        Shown in every mode, since nothing goes on without it.
+        """
         self._say(f"{doing}: open this page in your browser, and give its address to nobody.")
         self._say(address, whole=True)
-        self._compared(device, enrolment)
+        self._compared(device, code, enrolment)
 
-    def mail(self, address: str, device: str, *, again: bool) -> None:
-        """Say which mail to wait for; shown in every mode, since nothing goes on without it."""
+    def mail(self, address: str, device: str, code: str, *, again: bool) -> None:
+        """Say which mail to wait for, whose page asks for `code`; shown in every mode, as `identity_page`."""
         told = "The mail of before still counts; it went to" if again else "A mail goes to"
         self._say(f"{told} {address}. Its link is good for 10 minutes in all, on any machine.")
-        self._compared(device, "")
+        self._compared(device, code, "")
 
-    def _compared(self, device: str, enrolment: str) -> None:
-        self._say("Its page leaves out the first four characters, for you to type. Go on only if the rest is the same:")
+    def _compared(self, device: str, code: str, enrolment: str) -> None:
+        self._say("Go on only if its page shows the same:")
         self._say(f"{_GAP}device     {device}", whole=True)
         if enrolment:
             self._say(f"{_GAP}enrolment  {enrolment}", whole=True)
+        if code:
+            self._say("Type this code there. Tell it to nobody, and never type one that somebody sent you or told you:")
+            self._say(f"{_GAP}code       {code}", whole=True)
         self._say("Waiting … Ctrl-C stops this; the same command goes on where it was.")
 
     def pairing(self, code: str, pairing: str, link: str) -> None:

@@ -24,7 +24,7 @@ _PASSWORD_LIMIT: Final = 1024
 
 
 class SmtpMailer:
-    """Implements `broker.ports.Mailer`. One connection a message: they are rare, and nothing is left open."""
+    """Implements `broker.ports.MailTransport`. One connection a message: they are rare, and nothing is left open."""
 
     def __init__(self, settings: MailSettings) -> None:
         """Raises ConfigError where the password or the roots cannot be read."""

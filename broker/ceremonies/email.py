@@ -7,13 +7,15 @@ from typing import Final
 from agentkeys_core.errors import Reason
 from agentkeys_core.hashes import sha256
 from agentkeys_core.mailbox import check_email, without_tag
-from broker.ceremonies.steps import LIFETIME_S, Begun, Steps, detail_of, with_blank
+from broker.ceremonies.steps import LIFETIME_S, Begun, Invitation, Steps, detail_of, fingerprint
+from broker.networks import site_of
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Mailer
 from broker.proofs import Claim, Proofs
 from broker.rates import HOUR_S, Rates
 
-#: Mails to one address, and mails that one client causes, in an hour.
-PER_ADDRESS: Final = 5
+#: Mails in an hour: that one site causes to one address, that go to it in all, and that one client causes.
+PER_SITE: Final = 5
+PER_ADDRESS: Final = 20
 PER_CLIENT: Final = 40
 _SUBJECT: Final = "Confirm your address for AgentKeys"
 _TEXT: Final = """\
@@ -21,12 +23,13 @@ Somebody, hopefully you, asked to bind this address to a device for AgentKeys.
 
 Device   {device}
 
-If your own terminal shows that device right now, open this page. It says what will happen, and asks you for the four
-characters that are left out here:
+If your own terminal shows that device right now, open this page. It says what will happen, and asks you for the code
+that your terminal shows:
 
 {link}
 
-It is good once, for {minutes} minutes. If you did not ask for this, do nothing: without your click nothing happens.
+It is good once, for {minutes} minutes. Never type a code that somebody sent you or told you. If you did not ask for
+this, do nothing: without your click nothing happens.
 """
 
 
@@ -57,7 +60,7 @@ class EmailDesk:
         self._rates = Rates(counters, clock)
         self._mailer = mailer
 
-    def begin(self, claim: Claim, address: str) -> Ceremony:
+    def begin(self, claim: Claim, address: str) -> Invitation:
         """Mail a link for the device that signed `claim` over a challenge of ours (purpose sign-in).
 
         Raises:
@@ -68,10 +71,13 @@ class EmailDesk:
         check_email(address, reason=Reason.INVALID_BODY)
         self._proofs.redeem(proof)
         self._charge(b"mail-client:" + claim.client.encode(), PER_CLIENT)
-        self._charge(b"mail-address:" + sha256(without_tag(address).encode()), PER_ADDRESS)
-        begun = self._steps.begin(proof.device, CeremonyKind.EMAIL, {"address": address})
-        self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun))
-        return begun.ceremony
+        mailbox = sha256(without_tag(address).encode())
+        # One site alone cannot use an address up for its owner; it is charged first, so that its refusals take nothing.
+        self._charge(b"mail-site:" + mailbox + site_of(claim.client).encode(), PER_SITE)
+        self._charge(b"mail-address:" + mailbox, PER_ADDRESS)
+        begun, code = self._steps.invite(proof.device, CeremonyKind.EMAIL, {"address": address})
+        self._mailer.send(to=address, subject=_SUBJECT, text=self._text(begun), client=claim.client)
+        return Invitation(ceremony=begun.ceremony, code=code)
 
     def shown(self, secret: str) -> EmailRequest:
         """What the link would confirm; nothing is changed. Raises `ceremony_ended`."""
@@ -79,7 +85,7 @@ class EmailDesk:
         return _request(found)
 
     def confirm(self, secret: str, typed: str) -> EmailRequest:
-        """Take the address for confirmed, once, by somebody who typed how the device begins.
+        """Take the address for confirmed, once, by somebody who typed the code that the device shows.
 
         Raises:
             KeyServiceError: `ceremony_ended`; as `Steps.recognised`.
@@ -94,8 +100,8 @@ class EmailDesk:
 
     def _text(self, begun: Begun) -> str:
         link = f"{self._origin}/identity/email/{begun.secret}"
-        return _TEXT.format(device=with_blank(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
+        return _TEXT.format(device=fingerprint(begun.ceremony.device), link=link, minutes=LIFETIME_S // 60)
 
 
 def _request(found: Ceremony) -> EmailRequest:
-    return EmailRequest(address=detail_of(found)["address"], device=with_blank(found.device))
+    return EmailRequest(address=detail_of(found)["address"], device=fingerprint(found.device))

@@ -6,7 +6,6 @@ machine learn who claims it, and sign the `Pair` that names this operator. All t
 the master's program and the registry check again.
 """
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,16 +16,15 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import address_of, check_label
 from agentkeys_core.ops import Service
 from agentkeys_core.shapes import sequence, text
+from broker.ceremonies.codes import ALPHABET, code_read, new_code
 from broker.ceremonies.steps import Steps, detail_of
 from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters
 from broker.proofs import Claim, Proofs
 from broker.rates import HOUR_S, Rates
 from broker.sessions import Visitor
 
-#: Crockford's alphabet: no I, L, O or U. Eight of them are 40 bits, good once and for ten minutes.
-ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+#: 40 bits, good once and for ten minutes.
 CODE_LENGTH: Final = 8
-_ALIKE: Final = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
 #: Codes that one user may try in an hour, right or wrong, and pairings that one client may begin.
 CLAIMS_PER_USER: Final = 20
 BEGUN_PER_CLIENT: Final = 60
@@ -104,7 +102,7 @@ class PairingDesk:
         self._proofs.redeem(proof)
         name = b"pairing-client:" + claim.client.encode()
         self._rates.charge(name, limit=BEGUN_PER_CLIENT, window_s=HOUR_S, what="too many pairings begun in this hour")
-        code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH))
+        code = new_code(CODE_LENGTH)
         detail = {
             "label": request.label or "",
             "profile_hash": b64u_encode(request.profile_hash),
@@ -124,7 +122,7 @@ class PairingDesk:
         operator = _master(visitor)
         name = b"pairing-claims:" + operator
         self._rates.charge(name, limit=CLAIMS_PER_USER, window_s=HOUR_S, what="too many codes tried in this hour")
-        written = code.upper().translate(_ALIKE)
+        written = code_read(code)
         if len(written) != CODE_LENGTH or not set(written) <= set(ALPHABET):
             raise KeyServiceError(_BAD, f"a code has {CODE_LENGTH} letters and digits")
         found = self._steps.shown_raw(_CODE_TAG + written.encode(), CeremonyKind.PAIRING, CeremonyState.PENDING)
@@ -163,12 +161,6 @@ class PairingDesk:
         if found.operator != _master(visitor):
             raise KeyServiceError(Reason.NOT_FOUND, "no such pairing of this user")
         return found
-
-
-def code_shown(code: str) -> str:
-    """A code as people read it: two groups of four."""
-    half = CODE_LENGTH // 2
-    return f"{code[:half]}-{code[half:]}"
 
 
 def _master(visitor: Visitor) -> bytes:

@@ -17,7 +17,7 @@ from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.ids import device_key_hash
 from agentkeys_core.k11 import K11Assertion
 from agentkeys_core.shapes import text
-from broker.ceremonies.steps import Detail, Steps, detail_of, with_blank
+from broker.ceremonies.steps import Detail, Invitation, Steps, detail_of, fingerprint
 from broker.passkeys import (
     RelyingParty,
     asserted,
@@ -28,7 +28,7 @@ from broker.passkeys import (
     registered,
     request_options,
 )
-from broker.ports import Ceremony, CeremonyKind, CeremonyState, Counters, Passkey, Passkeys
+from broker.ports import CeremonyKind, CeremonyState, Counters, Passkey, Passkeys
 from broker.proofs import Claim, Proofs
 from broker.rates import MINUTE_S, Rates
 
@@ -75,14 +75,6 @@ class PasskeyAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PasskeyBegun:
-    """A new ceremony and the page where a person goes on with it."""
-
-    ceremony: Ceremony
-    page: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PasskeyRequest:
     """What the page shows, and the options (JSON) that its script hands to the browser.
 
@@ -117,7 +109,7 @@ class PasskeyDesk:
         self._passkeys = passkeys
         self._clock = clock
 
-    def begin(self, claim: Claim, asked: PasskeyAsked) -> PasskeyBegun:
+    def begin(self, claim: Claim, asked: PasskeyAsked) -> Invitation:
         """Begin for the device that signed `claim` over a challenge of ours (purpose sign-in).
 
         Raises:
@@ -129,8 +121,13 @@ class PasskeyDesk:
         self._proofs.redeem(proof)
         name = b"passkey-client:" + claim.client.encode()
         self._rates.charge(name, limit=PER_CLIENT, window_s=MINUTE_S, what="too many sign-ins begun")
-        begun = self._steps.begin(proof.device, CeremonyKind.PASSKEY, detail)
-        return PasskeyBegun(ceremony=begun.ceremony, page=f"{self._party.origin}/identity/passkey/{begun.secret}")
+        kind, code = CeremonyKind.PASSKEY, ""
+        if asked.action is PasskeyAction.BIND:
+            begun, code = self._steps.invite(proof.device, kind, detail)
+        else:  # it binds nothing yet
+            begun = self._steps.begin(proof.device, kind, detail)
+        page = f"{self._party.origin}/identity/passkey/{begun.secret}"
+        return Invitation(ceremony=begun.ceremony, page=page, code=code)
 
     def shown(self, secret: str) -> PasskeyRequest:
         """What the page shows and asks; nothing is changed. Raises `ceremony_ended`."""
@@ -143,12 +140,12 @@ class PasskeyDesk:
             named = b64u_decode(detail["credential_id"]) if action is PasskeyAction.BIND else None
             options = request_options(self._party, challenge=challenge, credential_id=named)
         digest = challenge.hex() if action is PasskeyAction.BIND else ""
-        return PasskeyRequest(device=with_blank(found.device), action=action, options=options, digest=digest)
+        return PasskeyRequest(device=fingerprint(found.device), action=action, options=options, digest=digest)
 
     def answered(self, secret: str, answer: str, typed: str = "") -> PasskeyRequest:
         """Take the browser's answer, once: the device may have the passkey's public half, and for a bind its evidence.
 
-        For a bind somebody `typed` how the device begins.
+        For a bind somebody `typed` the code that the device shows.
 
         Raises:
             KeyServiceError: `ceremony_ended`; as `Steps.recognised`; `invalid_evidence` for an answer that does not
@@ -158,7 +155,7 @@ class PasskeyDesk:
         action = PasskeyAction(detail_of(found)["action"])
         with self._steps.recognised(found, typed) if action is PasskeyAction.BIND else nullcontext(found) as known:
             self._steps.move(known, CeremonyState.CONFIRMED, **self._proved(detail_of(found), answer))
-        return PasskeyRequest(device=with_blank(found.device), action=action)
+        return PasskeyRequest(device=fingerprint(found.device), action=action)
 
     def _proved(self, detail: Detail, answer: str) -> Detail:
         """What the device may know of the passkey that answered."""

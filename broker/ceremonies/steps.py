@@ -13,6 +13,7 @@ from typing import Any, Final
 from agentkeys_core.encoding import b64u_decode, b64u_encode, canonical_json, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_core.hashes import sha256
+from broker.ceremonies.codes import is_code, new_code
 from broker.ports import Ceremonies, Ceremony, CeremonyKind, CeremonyState
 from broker.proofs import Claim, Proofs
 
@@ -22,11 +23,10 @@ CONFIRMED_S: Final = 300
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _DETAIL_LIMIT: Final = 64 * 1024
-#: How much of a device key hash people compare: as the device itself prints it; and how much of it they type.
+#: How much of a device key hash people compare: as the device itself prints it.
 _FINGERPRINT_BYTES: Final = 8
-_TYPED_DIGITS: Final = 4
-_BLANK: Final = "_" * _TYPED_DIGITS
-#: How often somebody may type the beginning of a device, right or wrong, before the ceremony has ended.
+#: Of the code that somebody types: 30 bits, and how often they may, right or wrong, before the ceremony has ended.
+CODE_LENGTH: Final = 6
 TYPED_TRIES: Final = 5
 
 Detail = dict[str, str]
@@ -40,11 +40,23 @@ class Begun:
     secret: str = field(repr=False)
 
 
-class OtherDeviceError(KeyServiceError):
-    """What somebody typed is not the beginning of the device: they may look again at what their own terminal shows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """A new ceremony as its device is told of it, and nobody else.
+
+    `page` is where the person goes on, empty where a mail says so; `code` what they type there, empty where nothing is.
+    """
+
+    ceremony: Ceremony
+    page: str = field(default="", repr=False)
+    code: str = field(default="", repr=False)
+
+
+class OtherCodeError(KeyServiceError):
+    """What somebody typed is not the ceremony's code: they may look again at what their own terminal shows."""
 
     def __init__(self) -> None:
-        super().__init__(Reason.INVALID_BODY, "not the beginning of the device")
+        super().__init__(Reason.INVALID_BODY, "not the code of this ceremony")
 
 
 class Steps:
@@ -72,6 +84,11 @@ class Steps:
         self._ceremonies.add(ceremony)
         return Begun(ceremony=ceremony, secret=b64u_encode(secret))
 
+    def invite(self, device: bytes, kind: CeremonyKind, detail: Detail) -> tuple[Begun, str]:
+        """As `begin`, and the code that `recognised` asks for."""
+        code = new_code(CODE_LENGTH)
+        return self.begin(device, kind, {**detail, "code": code}), code
+
     def shown(self, secret: str, kind: CeremonyKind, *states: CeremonyState) -> Ceremony:
         """The ceremony that this secret would move on; nothing is changed.
 
@@ -92,18 +109,29 @@ class Steps:
             raise _ended()
         return found
 
-    def move(self, ceremony: Ceremony, to: CeremonyState, **more: str) -> str:
+    def move(self, ceremony: Ceremony, to: CeremonyState, secret: bytes | None = None, /, **more: str) -> str:
         """Move a ceremony on, once: `more` joins its detail, and the secret returned here takes the old one's place.
+
+        It is `secret`, 32 bytes that nobody can guess, or a random one.
 
         Raises:
             KeyServiceError: `ceremony_ended` where somebody else was faster.
         """
-        secret = secrets.token_bytes(_SECRET_BYTES)
+        secret = secrets.token_bytes(_SECRET_BYTES) if secret is None else secret
         expires_at = ceremony.expires_at
         if to is CeremonyState.CONFIRMED and ceremony.state is not to:
             expires_at = max(expires_at, int(self._clock()) + CONFIRMED_S)
-        self._replaced(ceremony, more, state=to, secret=sha256(secret), expires_at=expires_at)
+        if self._replaced(ceremony, more, state=to, secret=sha256(secret), expires_at=expires_at) is None:
+            raise _ended()
         return b64u_encode(secret)
+
+    def note(self, ceremony: Ceremony, **more: str) -> Ceremony | None:
+        """Add `more` to the detail. The ceremony as it is then, None where somebody else was faster."""
+        return self._replaced(ceremony, more)
+
+    def end(self, ceremony: Ceremony) -> None:
+        """Let it be over, unless somebody moved it on meanwhile."""
+        self._ceremonies.move(ceremony, replace(ceremony, expires_at=int(self._clock())))
 
     @contextmanager
     def one_try(self, ceremony: Ceremony, name: str, *, limit: int) -> Iterator[Ceremony]:
@@ -115,36 +143,34 @@ class Steps:
             KeyServiceError: `ceremony_ended` where `limit` tries were made, or somebody else was faster.
         """
         tries = int(detail_of(ceremony).get(name, "0")) + 1
-        if tries > limit:
+        counted = self.note(ceremony, **{name: str(tries)}) if tries <= limit else None
+        if counted is None:
             raise _ended()
-        counted = self._replaced(ceremony, {name: str(tries)})
         try:
             yield counted
         except KeyServiceError:
             if tries == limit:
-                self._ceremonies.move(counted, replace(counted, expires_at=int(self._clock())))
+                self.end(counted)
             raise
 
     @contextmanager
     def recognised(self, ceremony: Ceremony, typed: str) -> Iterator[Ceremony]:
-        """For somebody who typed how the device begins, which our pages and mails leave blank, so that it is their own.
+        """For somebody who typed the code that this ceremony's device alone was told, so that the device is their own.
 
-        A link that a thief sent is of the thief's device, which the person's terminal does not show. Else as `one_try`.
+        A link that a thief sent is of the thief's ceremony, whose code no terminal of the person shows. Else as
+        `one_try`.
 
         Raises:
-            KeyServiceError: `OtherDeviceError`; `ceremony_ended` after 5 tries.
+            KeyServiceError: `OtherCodeError`; `ceremony_ended` after 5 tries.
         """
         with self.one_try(ceremony, "typed", limit=TYPED_TRIES) as tried:
-            digits = "".join(typed.lower().split())
-            if len(digits) < _TYPED_DIGITS or not _digits(ceremony.device).startswith(digits):
-                raise OtherDeviceError
+            if not is_code(typed, detail_of(ceremony)["code"]):
+                raise OtherCodeError
             yield tried
 
-    def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony:
+    def _replaced(self, ceremony: Ceremony, more: Detail, **changed: Any) -> Ceremony | None:
         made = replace(ceremony, detail=canonical_json({**detail_of(ceremony), **more}), **changed)
-        if not self._ceremonies.move(ceremony, made):
-            raise _ended()
-        return made
+        return made if self._ceremonies.move(ceremony, made) else None
 
     def mine(self, claim: Claim, ceremony_id: bytes) -> Ceremony:
         """The ceremony, for the very device that began it.
@@ -189,17 +215,8 @@ def detail_of(ceremony: Ceremony) -> Detail:
 
 def fingerprint(device: bytes) -> str:
     """What people compare of a device: 8 bytes of its key hash, in groups of four digits."""
-    digits = _digits(device)
+    digits = device[:_FINGERPRINT_BYTES].hex()
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
-
-
-def with_blank(device: bytes) -> str:
-    """The fingerprint as pages and mails show it: its first group is for the person to know from their own terminal."""
-    return _BLANK + fingerprint(device)[_TYPED_DIGITS:]
-
-
-def _digits(device: bytes) -> str:
-    return device[:_FINGERPRINT_BYTES].hex()
 
 
 def _ended() -> KeyServiceError:

@@ -9,8 +9,8 @@ from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, closed
 from broker.ceremonies.email import EmailDesk
-from broker.ceremonies.oidc import CALLBACK, OidcDesk
-from broker.ceremonies.steps import OtherDeviceError, Steps
+from broker.ceremonies.oidc import CALLBACK, OidcDesk, StillAskingError
+from broker.ceremonies.steps import OtherCodeError, Steps
 from broker.web.ceremony_shapes import (
     CEREMONY,
     POLL_PRICE,
@@ -19,7 +19,7 @@ from broker.web.ceremony_shapes import (
     shown_by,
     static_file,
     told,
-    told_with_page,
+    told_begun,
     typed_in,
 )
 from broker.web.pages import Pages
@@ -64,13 +64,13 @@ def _email(desk: EmailDesk, pages: Pages) -> list[Endpoint]:
     def begin(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("address",), reason=Reason.INVALID_BODY)
         address = text(members["address"], "address", reason=Reason.INVALID_BODY)
-        return told(desk.begin(claim_of(call), address))
+        return told_begun(desk.begin(claim_of(call), address))
 
     def confirm(call: Call) -> Page:
         secret, typed = call.path["secret"], typed_in(call)
         try:
             done = desk.confirm(secret, typed)
-        except OtherDeviceError:
+        except OtherCodeError:
             return pages.email(desk.shown(secret), again=True)
         return pages.done(f"{done.address} is confirmed for device {done.device}.")
 
@@ -105,13 +105,19 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
     def begin(call: Call) -> Mapping[str, object]:
         members = fields(call.json(), required=("issuer", "nonce"), reason=Reason.INVALID_BODY)
         issuer, nonce = (text(members[name], name, reason=Reason.INVALID_BODY) for name in ("issuer", "nonce"))
-        return told_with_page(desk.begin(claim_of(call), issuer=issuer, nonce=nonce))
+        return told_begun(desk.begin(claim_of(call), issuer=issuer, nonce=nonce))
+
+    def back(call: Call) -> Page:
+        try:
+            return Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query))
+        except StillAskingError:
+            return pages.waiting()
 
     def confirm(call: Call) -> Page:
         secret, typed = call.path["secret"], typed_in(call)
         try:
             done = desk.confirm(secret, typed)
-        except OtherDeviceError:
+        except OtherCodeError:
             return pages.oidc_confirm(desk.asked(secret), again=True)
         return pages.done(f"{done.name} is confirmed for device {done.device}.")
 
@@ -135,7 +141,7 @@ def _oidc(desk: OidcDesk, pages: Pages) -> list[Endpoint]:
             method="GET",
             path=f"{CALLBACK}{{issuer}}",
             summary="Where one provider sends the person back to. They go on to a page of another address.",
-            handler=lambda call: Page(onward=_CONFIRM + desk.returned(call.path["issuer"], call.query)),
+            handler=back,
             refusal=pages.refused,
             queried=True,
             variable=HEX16,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import Final, Protocol
+from typing import Final
 
 from agentkeys_core.encoding import fields, strict_json
 from agentkeys_core.errors import Reason
@@ -10,43 +10,47 @@ from agentkeys_core.evidence import MAX_EVIDENCE_BYTES
 from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, JsonSchema, Page
 from agentkeys_runtime.web.schemas import B64U, HEX16, SECONDS, closed
-from broker.ceremonies.steps import detail_of, fingerprint
+from broker.ceremonies.codes import ALPHABET, code_shown
+from broker.ceremonies.steps import Invitation, detail_of, fingerprint
 from broker.ports import Ceremony, CeremonyState
 from broker.web.pages import Pages
 
-#: The field of a form in which somebody types how the device begins.
-TYPED: Final = "device"
+#: The field of a form in which somebody types the code that their own terminal shows.
+TYPED: Final = "code"
 #: Beginning one keeps something, and may send a mail.
 CEREMONY_PRICE: Final = 5.0
 #: A device asks each second how far it is, for as long as its person takes: twenty of them, at one address, as well.
 POLL_PRICE: Final = 0.2
 _STATES: Final = [state.value for state in CeremonyState]
+_COMMON: Final = {
+    "device": {"type": "string", "description": "what people compare"},
+    "expires_at": SECONDS,
+    "id": HEX16,
+    "state": {"type": "string", "enum": _STATES},
+}
 #: A ceremony, for the device that began it.
 CEREMONY: Final = closed(
     {
-        "device": {"type": "string", "description": "what people compare; pages leave out its first four digits"},
+        **_COMMON,
         "evidence": {"type": "object", "description": "passkey: for a bind, once confirmed"},
-        "expires_at": SECONDS,
-        "id": HEX16,
         "id_token": {"type": "string", "description": "oidc, once confirmed"},
-        "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
         "passkey": closed({"credential_id": B64U, "x": B64U, "y": B64U}),
-        "state": {"type": "string", "enum": _STATES},
     },
-    optional=("evidence", "id_token", "page", "passkey"),
+    optional=("evidence", "id_token", "passkey"),
 )
-
-
-class WithPage(Protocol):
-    """A ceremony that goes on at a page."""
-
-    @property
-    def ceremony(self) -> Ceremony:
-        """As it begins."""
-
-    @property
-    def page(self) -> str:
-        """Where."""
+#: The same as it begins.
+BEGUN: Final = closed(
+    {
+        **_COMMON,
+        "code": {
+            "type": "string",
+            "pattern": f"^[{ALPHABET}]{{3}}-[{ALPHABET}]{{3}}$",
+            "description": "for the device's person alone, who types it at the page; a passkey's for a bind; told once",
+        },
+        "page": {"type": "string", "description": "oidc, passkey: where the person goes on"},
+    },
+    optional=("code", "page"),
+)
 
 
 def begins(
@@ -62,7 +66,7 @@ def begins(
         price=CEREMONY_PRICE,
         body_limit=body_limit,
         request=request,
-        response=CEREMONY,
+        response=BEGUN,
     )
 
 
@@ -94,9 +98,14 @@ def static_file(path: str, summary: str, name: str, media: str, pages: Pages) ->
     )
 
 
-def told_with_page(begun: WithPage) -> dict[str, object]:
-    """What the device hears when a ceremony begins at a page."""
-    return {**told(begun.ceremony), "page": begun.page}
+def told_begun(begun: Invitation) -> dict[str, object]:
+    """What the device hears when a ceremony begins."""
+    found = told(begun.ceremony)
+    if begun.page:
+        found["page"] = begun.page
+    if begun.code:
+        found["code"] = code_shown(begun.code)
+    return found
 
 
 def told(ceremony: Ceremony) -> dict[str, object]:

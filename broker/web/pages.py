@@ -41,7 +41,7 @@ class Pages:
     origin: str
 
     def email(self, request: EmailRequest, *, again: bool = False) -> Page:
-        """Asks whether the address shall be confirmed; `again` of somebody who typed another device's beginning."""
+        """Asks whether the address shall be confirmed; `again` of somebody who typed another code."""
         return self._asking("email.html", "Bind a device to this address?", request, again=again)
 
     def oidc_start(self, request: OidcRequest) -> Page:
@@ -55,6 +55,10 @@ class Pages:
     def passkey(self, request: PasskeyRequest, *, again: bool = False) -> Page:
         """Says what the passkey is for, and has the browser ask for it, by the one script here. `again` as above."""
         return replace(self._asking("passkey.html", _ASKED[request.action], request, again=again), script=True)
+
+    def waiting(self) -> Page:
+        """Says that the provider is being asked; it asks for itself again until that is over."""
+        return self._page("waiting.html", "One moment")
 
     def done(self, said: str) -> Page:
         """Says that it is done."""

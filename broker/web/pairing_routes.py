@@ -9,7 +9,8 @@ from agentkeys_core.shapes import text
 from agentkeys_runtime.web.endpoints import Call, Endpoint, always
 from agentkeys_runtime.web.schemas import B64U, B64U32, HEX16, HEX32, SECONDS, closed
 from agentkeys_runtime.web.vouching import vouching
-from broker.ceremonies.pairing import MAX_SERVICES, Pairing, PairingDesk, PairingRequest, code_shown
+from broker.ceremonies.codes import code_shown
+from broker.ceremonies.pairing import MAX_SERVICES, Pairing, PairingDesk, PairingRequest
 from broker.ports import CeremonyState
 from broker.sessions import SessionDesk
 from broker.web.ceremony_shapes import POLL_PRICE

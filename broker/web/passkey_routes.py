@@ -10,9 +10,9 @@ from agentkeys_core.signed_change import MAX_CHANGE_BYTES
 from agentkeys_runtime.web.endpoints import Call, Endpoint, Page
 from agentkeys_runtime.web.schemas import B64U, closed
 from broker.ceremonies.passkey import PasskeyAction, PasskeyAsked, PasskeyDesk
-from broker.ceremonies.steps import OtherDeviceError
+from broker.ceremonies.steps import OtherCodeError
 from broker.passkeys import MAX_ANSWER
-from broker.web.ceremony_shapes import TYPED, begins, shown_by, static_file, told_with_page
+from broker.web.ceremony_shapes import TYPED, begins, shown_by, static_file, told_begun
 from broker.web.pages import Pages
 from broker.web.session_routes import claim_of
 
@@ -37,14 +37,14 @@ def passkey_endpoints(desk: PasskeyDesk, pages: Pages) -> tuple[Endpoint, ...]:
     """Return the routes of passkeys."""
 
     def begin(call: Call) -> Mapping[str, object]:
-        return told_with_page(desk.begin(claim_of(call), PasskeyAsked.from_json(call.json())))
+        return told_begun(desk.begin(claim_of(call), PasskeyAsked.from_json(call.json())))
 
     def answer(call: Call) -> Page:
         members = fields(call.form(), required=("answer",), optional=(TYPED,), reason=Reason.INVALID_BODY)
         secret, typed = call.path["secret"], text(members.get(TYPED, ""), TYPED, reason=Reason.INVALID_BODY)
         try:
             done = desk.answered(secret, text(members["answer"], "answer", reason=Reason.INVALID_BODY), typed)
-        except OtherDeviceError:
+        except OtherCodeError:
             return pages.passkey(desk.shown(secret), again=True)
         return pages.done(_SAID[done.action].format(device=done.device))
 

@@ -1,6 +1,7 @@
 """A proof of identity at the broker: begun, shown to the person, and waited for. The broker is believed nothing here.
 
-What was begun is kept in the folder, so that an init that was interrupted goes on with the same page or mail.
+What was begun is kept in the folder, so that an init that was interrupted goes on with the same page or mail. The code
+that its page asks for is told here and nowhere else: whoever was sent somebody else's page has none to type.
 """
 
 import re
@@ -27,15 +28,29 @@ FINGERPRINT_BYTES: Final = 8
 _STATUS_PATH: Final = "/v1/identity/ceremonies/"
 _ID: Final = re.compile("[0-9a-f]{32}")
 _SECRET: Final = re.compile("[A-Za-z0-9_-]{16,128}")
+_CODE: Final = re.compile("[0-9A-Z]{3}-[0-9A-Z]{3}")
 _BAD: Final = Reason.INVALID_ENCODING
-_VERSION: Final = 1
+_VERSION: Final = 2
+#: Files of a version before codes: their ceremonies are over.
+_WITHOUT_CODE: Final = 1
 _LIMIT: Final = 4096
 #: What the broker says of a ceremony that it no longer has: another one may be begun.
 _OVER: Final = frozenset({Reason.CEREMONY_ENDED, Reason.NOT_FOUND})
 
 
-#: Given the address of the page (empty where there is none), and whether that page or mail is of an earlier run.
-Invite = Callable[[str, bool], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """What the person needs to go on: the address of the page (empty where a mail has it), and the code to type there.
+
+    `code` is empty where the page asks for none; `again` says that page or mail are of an earlier run.
+    """
+
+    page: str = field(repr=False)
+    code: str = field(repr=False)
+    again: bool
+
+
+Invite = Callable[[Invitation], None]
 
 
 def fingerprint(device: Device) -> str:
@@ -53,11 +68,15 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a ceremony is begun with. `page` is the path below which its page must lie, empty where it has none."""
+    """What a ceremony is begun with. `page` is the path below which its page must lie, empty where it has none.
+
+    `coded` says whether somebody must type a code there.
+    """
 
     path: str
     members: Mapping[str, object]
     page: str = ""
+    coded: bool = True
 
     @property
     def digest(self) -> bytes:
@@ -72,6 +91,7 @@ class Told:
     id: str
     state: State
     page: str = field(default="", repr=False)
+    code: str = field(default="", repr=False)
     id_token: str = field(default="", repr=False)
     passkey: object = None
     evidence: object = None
@@ -79,10 +99,10 @@ class Told:
     @classmethod
     def parse(cls, answer: object, device: Device) -> Self:
         """Raises `answer_not_trusted`."""
-        names = ("device", "expires_at", "id", "state")
+        names, more = ("device", "expires_at", "id", "state"), ("code", "evidence", "id_token", "page", "passkey")
         try:
-            members = fields(answer, required=names, optional=("evidence", "id_token", "page", "passkey"), reason=_BAD)
-            told = {name: text(members.get(name, ""), name, reason=_BAD) for name in ("id", "page", "id_token")}
+            members = fields(answer, required=names, optional=more, reason=_BAD)
+            told = {name: text(members.get(name, ""), name, reason=_BAD) for name in ("code", "id", "id_token", "page")}
             integer(members["expires_at"], "expires_at", reason=_BAD)
             state = State(text(members["state"], "state", reason=_BAD))
         except (KeyServiceError, ValueError) as exc:
@@ -101,9 +121,11 @@ class _Kept:
     asked: bytes
     id: str
     page: str = field(repr=False)
+    code: str = field(repr=False)
 
     def encode(self) -> bytes:
-        return canonical_json({"asked": hex_encode(self.asked), "id": self.id, "page": self.page, "ver": _VERSION})
+        texts = {"code": self.code, "id": self.id, "page": self.page}
+        return canonical_json({**texts, "asked": hex_encode(self.asked), "ver": _VERSION})
 
     @classmethod
     def load(cls, home: Home) -> Self | None:
@@ -111,10 +133,12 @@ class _Kept:
         if data is None:
             return None
         try:
-            names = ("asked", "id", "page", "ver")
-            members = fields(parse_canonical(data, limit=_LIMIT, not_canonical=_BAD), required=names, reason=_BAD)
+            obj = parse_canonical(data, limit=_LIMIT, not_canonical=_BAD)
+            if isinstance(obj, dict) and obj.get("ver") == _WITHOUT_CODE:
+                return None
+            members = fields(obj, required=("asked", "code", "id", "page", "ver"), reason=_BAD)
             integer(members["ver"], "ver", low=_VERSION, high=_VERSION, reason=_BAD)
-            found = {name: text(members[name], name, reason=_BAD) for name in ("id", "page")}
+            found = {name: text(members[name], name, reason=_BAD) for name in ("code", "id", "page")}
             return cls(asked=hex_decode(members["asked"], length=32), **found)
         except KeyServiceError as exc:
             raise DeviceError(Trouble.BAD_FILE, f"{home.path / CEREMONY_FILE}: {exc}") from exc
@@ -149,7 +173,7 @@ class Proving:
         again = kept is not None and told is not None
         if kept is None or told is None:
             kept = self._begin(asked)
-        invite(self._checked(asked, kept.page), again)
+        invite(Invitation(page=self._checked(asked, kept.page), code=_checked_code(asked, kept.code), again=again))
         ceremony = kept.id
         otherwise = DeviceError(Trouble.NOT_CONFIRMED, f"nobody confirmed it within {WAIT_S:.0f} s")
         return until(lambda: self._done(ceremony), otherwise=otherwise, pause=self._pause, limit_s=WAIT_S)
@@ -174,7 +198,8 @@ class Proving:
             if exc.reason is not Reason.NOT_FOUND:
                 raise
             raise DeviceError(Trouble.IDENTITY_NOT_OFFERED, "this deployment's broker does not offer that") from exc
-        kept = _Kept(asked=asked.digest, id=told.id, page=self._checked(asked, told.page))
+        page, code = self._checked(asked, told.page), _checked_code(asked, told.code)
+        kept = _Kept(asked=asked.digest, id=told.id, page=page, code=code)
         self._device.home.write(CEREMONY_FILE, kept.encode())
         return kept
 
@@ -196,6 +221,15 @@ class Proving:
     def _done(self, ceremony: str) -> Told | None:
         told = self._told(ceremony)
         return told if told.state is State.CONFIRMED else None
+
+
+def _checked_code(asked: Asked, code: str) -> str:
+    """Return the code to type. Raises `answer_not_trusted` where there must be one and is none."""
+    if not asked.coded:
+        return ""
+    if not _CODE.fullmatch(code):
+        raise DeviceError(Trouble.ANSWER_NOT_TRUSTED, "the broker's ceremony has no code")
+    return code
 
 
 def forget_ceremony(home: Home) -> None:

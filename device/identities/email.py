@@ -43,7 +43,9 @@ def bind_by_email(device: Device, address: str, *, kind: K11Kind, pause: Pause =
     own_k11(device, kind)  # before the mail: its ten minutes are for the mail alone
     shown = fingerprint(device)
     asked = Asked(path=EMAIL_PATH, members={"address": address})
-    told = Proving(device, pause=pause).confirmed(asked, lambda _, again: show.mail(address, shown, again=again))
+    told = Proving(device, pause=pause).confirmed(
+        asked, lambda asks: show.mail(address, shown, asks.code, again=asks.again)
+    )
     show.note(f"{address} is confirmed for this device.")
 
     def ask(change: Enrol) -> bytes:

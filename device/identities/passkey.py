@@ -20,7 +20,7 @@ from device.enrol import Enrolment
 from device.errors import DeviceError, Trouble
 from device.home import Home
 from device.identities.binding import attested, bound, change_members, signed_enrol, standing
-from device.identities.ceremony import Asked, Proving, fingerprint, forget_ceremony
+from device.identities.ceremony import Asked, Invitation, Proving, fingerprint, forget_ceremony
 from device.k11.ceremony import Expected, check_assertion
 from device.k11.port import K11Kind
 from device.session import Device
@@ -110,9 +110,11 @@ def bind_by_passkey(device: Device, *, existing: bool, kind: K11Kind, pause: Pau
 
 def _learnt(device: Device, *, existing: bool, pause: Pause) -> KnownPasskey:
     """Have the person make a passkey, or show one, and keep its public half."""
-    asked = Asked(path=PASSKEY_PATH, members={"action": "sign-in" if existing else "register"}, page=_PAGE)
+    asked = Asked(path=PASSKEY_PATH, members={"action": "sign-in" if existing else "register"}, page=_PAGE, coded=False)
     shown, doing = fingerprint(device), "Show your passkey" if existing else "Make your passkey, which will name you"
-    told = Proving(device, pause=pause).confirmed(asked, lambda page, _: device.show.identity_page(doing, page, shown))
+    told = Proving(device, pause=pause).confirmed(
+        asked, lambda asks: device.show.identity_page(doing, asks.page, shown)
+    )
     try:
         passkey = KnownPasskey.told(told.passkey, existing=existing)
     except KeyServiceError as exc:
@@ -148,8 +150,8 @@ def _evidence(device: Device, passkey: KnownPasskey, asked: Asked, digest: bytes
     """What the passkey signed, once it is seen to be this passkey's word on this digest (32 bytes)."""
     shown, doing = fingerprint(device), "Have your passkey sign the enrolment"
 
-    def invite(page: str, _: bool) -> None:
-        device.show.identity_page(doing, page, shown, enrolment=hex_encode(digest))
+    def invite(asks: Invitation) -> None:
+        device.show.identity_page(doing, asks.page, shown, asks.code, enrolment=hex_encode(digest))
 
     told = Proving(device, pause=pause).confirmed(asked, invite)
     host = urlsplit(device.profile.broker).hostname or ""

@@ -101,7 +101,9 @@ def bind_at_provider(
     wish = wished_token(device, provider.client_id, kind, issuer=provider.issuer)
     asked = Asked(path=OIDC_PATH, members={"issuer": provider.issuer, "nonce": wish.nonce}, page="/identity/oidc/")
     shown, doing = fingerprint(device), f"Sign in at {provider.issuer}"
-    told = Proving(device, pause=pause).confirmed(asked, lambda page, _: device.show.identity_page(doing, page, shown))
+    told = Proving(device, pause=pause).confirmed(
+        asked, lambda asks: device.show.identity_page(doing, asks.page, shown, asks.code)
+    )
     try:
         claims = Claims.of(told.id_token, wish)
         identity = claims.identity(by)

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.adversarial.town import Town, town_in
+from tests.browser.pictures import pictures
 from tests.fakes.browser import chromium, picture, virtual_authenticator
 from tests.fakes.mail_server import USER, MailServer
 from tests.fakes.openid_server import OpenIdServer
@@ -25,6 +26,7 @@ ARGUMENTS = ("--host-resolver-rules=MAP *.test 127.0.0.1", "--ignore-certificate
 MODULE = "tests.fakes.name_service"
 ADDRESS = "Ada@people.test"
 DEVICE = r"device +((?:[0-9a-f]{4} ?){4})\s"
+CODE = r"code +([0-9A-Z]{3}-[0-9A-Z]{3})\s"
 LIMIT_S = 60
 ASKED = r"Sign this and send it\? \[y/N\]"
 K11_PAGE = r"http://localhost:\d+/\S+#\S+"
@@ -145,16 +147,17 @@ def address(terminal: Terminal, pattern: str, *, after: int = 0) -> str:
     return found[-1]
 
 
-def device_shown(terminal: Terminal) -> str:
-    found: list[str] = re.findall(DEVICE, terminal.until(DEVICE))
+def shown_last(terminal: Terminal, pattern: str) -> str:
+    found: list[str] = re.findall(pattern, terminal.until(pattern))
     return found[-1].strip()
 
 
-def type_beginning(page: Page, shown: str) -> None:
-    """What the terminal alone shows: the page leaves it out."""
-    expect(page.locator("main")).to_contain_text(f"____{shown[4:]}")
-    assert shown not in page.content()
-    page.get_by_label("First four characters").fill(shown[:4])
+def compare_and_type(page: Page, terminal: Terminal) -> None:
+    """The device, which both show, and the code, which the terminal alone does."""
+    code = shown_last(terminal, CODE)
+    expect(page.locator("main")).to_contain_text(shown_last(terminal, DEVICE))
+    assert code not in page.content()
+    page.get_by_label("Code on your own terminal").fill(code)
 
 
 def press(page: Page, name: str) -> None:
@@ -177,12 +180,12 @@ def test_by_an_address(user: User, parts: Parts, context: BrowserContext) -> Non
     with user.init("--identity", "email", "--email", ADDRESS, "--k11", "software") as terminal:
         terminal.until("Waiting")
         page.goto(parts.mail.mailbox.link())
-        type_beginning(page, device_shown(terminal))
-        picture(page, "init-email")
-        page.set_viewport_size({"width": 360, "height": 640})
-        page.emulate_media(color_scheme="dark")
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        picture(page, "init-email-narrow-dark")
+        page.get_by_label("Code on your own terminal").fill("000000")
+        press(page, "Yes, bind this device")
+        expect(page.get_by_role("alert")).to_be_visible()
+        pictures(page, "init-email-again")
+        compare_and_type(page, terminal)
+        pictures(page, "init-email")
         press(page, "Yes, bind this device")
         done(page)
         picture(page, "init-email-done")
@@ -195,21 +198,16 @@ def test_by_a_provider(user: User, parts: Parts, context: BrowserContext) -> Non
     page = context.new_page()
     with user.init("--identity", "oidc", "--k11", "software") as terminal:
         page.goto(address(terminal, rf"{parts.origin}/identity/oidc/\S+"))
-        shown = device_shown(terminal)
-        expect(page.locator("main")).to_contain_text(shown[5:])
-        picture(page, "init-oidc")
+        expect(page.locator("main")).to_contain_text(shown_last(terminal, DEVICE))
+        pictures(page, "init-oidc")
         page.get_by_role("link", name="Go on to the provider").click()
         page.locator('input[name="login"]').fill("ada")
         page.locator('input[name="password"]').fill("anything")
         page.locator('button[type="submit"]').click()
         page.locator('button[type="submit"]').click()  # consent
         expect(page.locator("main")).to_contain_text("ada@people.test")
-        type_beginning(page, shown)
-        picture(page, "init-oidc-confirm")
-        page.set_viewport_size({"width": 360, "height": 640})
-        page.emulate_media(color_scheme="dark")
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        picture(page, "init-oidc-confirm-narrow-dark")
+        compare_and_type(page, terminal)
+        pictures(page, "init-oidc-confirm")
         press(page, "Yes, bind this device")
         done(page)
         terminal.until("says that you are")
@@ -236,9 +234,10 @@ def test_by_a_passkey_and_a_security_key(user: User, parts: Parts, context: Brow
         terminal.write(b"y\n")
         go(address(terminal, K11_PAGE, after=1), "Approve")
         page.goto(address(terminal, broker_page, after=1))
-        type_beginning(page, device_shown(terminal))
+        compare_and_type(page, terminal)
         enrolment = re.findall(r"enrolment +([0-9a-f]{64})", terminal.until(r"enrolment +[0-9a-f]{64}"))[-1]
         expect(page.locator("main")).to_contain_text(enrolment)
+        pictures(page, "init-passkey")
         press(page, "Use the passkey")
         done(page)
         code, shown = terminal.end()
@@ -273,7 +272,7 @@ def test_a_run_that_was_stopped_goes_on(user: User, parts: Parts, context: Brows
     with user.init(*words) as terminal:
         terminal.until("Waiting")
         page.goto(parts.mail.mailbox.link())
-        type_beginning(page, device_shown(terminal))
+        compare_and_type(page, terminal)
         press(page, "Yes, bind this device")
         done(page)
         agree_and_end(terminal)

@@ -27,7 +27,7 @@ form.addEventListener("submit", async (event) => {
 
 if (window.PublicKeyCredential?.parseCreationOptionsFromJSON) {
   button.disabled = false;
-  if (!document.getElementById("device")) {
+  if (!document.getElementById("code")) {
     button.focus();
   }
 } else {

@@ -10,6 +10,8 @@ from sqlalchemy import URL, Engine
 from starlette.types import ASGIApp
 
 from agentkeys_core.eip712 import Domain
+from agentkeys_core.encoding import b64u_encode
+from agentkeys_core.hashes import sha256
 from agentkeys_core.keys import DeviceKey
 from agentkeys_runtime.web.addresses import AddressLimits
 from agentkeys_runtime.web.app import create_app
@@ -46,6 +48,8 @@ from tests.fakes.services_kit import BROKER_ORIGIN, FollowedRegistry
 from tests.unit.broker.visitor import Visit
 
 DOMAIN = Domain.of("ab" * 32)
+#: What the hostile provider's tokens carry.
+NONCE = b64u_encode(sha256(b"binds K10 and K11"))
 
 
 @dataclass
@@ -64,6 +68,12 @@ class IdentityWorld:
     def visit(self) -> Visit:
         """A device that nobody knows yet."""
         return Visit(self.client, self.clock, DeviceKey.generate())
+
+    @contextmanager
+    def visit_from(self, address: str) -> Iterator[Visit]:
+        """The same, from elsewhere."""
+        with AppClient(self.app, address) as client:
+            yield Visit(client, self.clock, DeviceKey.generate())
 
 
 def mail_settings(server: MailServer, **changed: object) -> MailSettings:
@@ -112,7 +122,7 @@ def identity_world(
     counters = SqlCounters(engine)
     email = oidc = outbox = None
     if mail is not None:
-        mailer = outbox = Outbox(SmtpMailer(mail))
+        mailer = outbox = Outbox(SmtpMailer(mail), connections=mail.connections)
         email = EmailDesk(
             origin=BROKER_ORIGIN, proofs=proofs, steps=steps, counters=counters, mailer=mailer, clock=clock.now
         )

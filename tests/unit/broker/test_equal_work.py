@@ -7,33 +7,18 @@ the mail server: test_outbox.py.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
-import pytest
 from sqlalchemy import Engine, event
 
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.keys import DeviceKey
-from broker.adapters.store.engine import database_url
 from broker.ceremonies.steps import LIFETIME_S
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import Services
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
+from tests.unit.broker.identity_world import IdentityWorld
 from tests.unit.broker.test_email import ADDRESS, FORM, begin, path_of, status
 from tests.unit.broker.visitor import Visit, reason, typed
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MailServer]:
-    with MailServer(tmp_path, "starttls") as made:
-        yield made
-
-
-@pytest.fixture
-def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
-    with identity_world(database_url(None, tmp_path), mail=mail_settings(server)) as made:
-        yield made
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import URL
 
 from agentkeys_core.encoding import b64u_encode
 from agentkeys_core.evidence import MAX_EVIDENCE_BYTES, MAX_ID_TOKEN_BYTES, OidcEvidence
@@ -22,17 +21,16 @@ from broker.adapters import openid, openid_http
 from broker.adapters.openid import PLACES
 from broker.adapters.openid_http import MAX_ANSWER
 from broker.adapters.store.engine import database_url
-from broker.ceremonies.oidc import CALLBACK, CODES, way_back
+from broker.ceremonies.oidc import CALLBACK, way_back
 from tests.fakes.app_client import AppClient
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.openid_server import OpenIdServer
 from tests.fakes.services_kit import BROKER_ORIGIN
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, provider_settings
+from tests.unit.broker.identity_world import NONCE, IdentityWorld, identity_world, provider_settings
 from tests.unit.broker.test_email import FORM, page_reason, status
 from tests.unit.broker.test_oidc import Person, begin, onward_of
-from tests.unit.broker.visitor import Visit, reason, typed
+from tests.unit.broker.visitor import Visit, typed
 
-NONCE = b64u_encode(sha256(b"binds K10 and K11"))
 JSON = {"Content-Type": "application/json"}
 
 
@@ -57,9 +55,12 @@ class Ceremony:
         self.id, self.page = self.begun.json()["id"], urlsplit(self.begun.json()["page"]).path
         self.state = self.page.rpartition("/")[2]
 
-    def back(self, code: str = "x", *, client: AppClient | None = None, **more: str) -> httpx.Response:
+    def way(self, code: str = "x", **more: str) -> str:
         query = urlencode({"code": code, "state": self.state, **more})
-        return (client or self.world.client).get(f"{CALLBACK}{way_back(self.evil.issuer)}?{query}")
+        return f"{CALLBACK}{way_back(self.evil.issuer)}?{query}"
+
+    def back(self, code: str = "x", *, client: AppClient | None = None, **more: str) -> httpx.Response:
+        return (client or self.world.client).get(self.way(code, **more))
 
     def told(self) -> httpx.Response:
         return status(self.visit, self.id)
@@ -201,47 +202,25 @@ def test_an_answer_is_read_no_further_than_its_limit(world: IdentityWorld, evil:
     assert outcome(world, evil) == "invalid_evidence"
 
 
-def test_one_ceremony_redeems_few_codes_and_then_has_ended(world: IdentityWorld, evil: HostileProvider) -> None:
-    evil.bodies["token"] = 400, JSON, b'{"error":"invalid_grant"}'
-    ceremony = Ceremony(world, evil)
-    answers = [page_reason(ceremony.back(f"code{number}")) for number in range(CODES + 3)]
-    assert answers == ["invalid_evidence"] * CODES + ["ceremony_ended"] * 3
-    assert evil.codes == [f"code{number}" for number in range(CODES)]
-    assert reason(ceremony.told()) == "ceremony_ended"
-
-
-def test_codes_that_come_at_once_are_few_as_well(database: URL, evil: HostileProvider) -> None:
-    evil.bodies["token"] = 400, JSON, b'{"error":"invalid_grant"}'
-    with identity_world(database, provider=evil.settings, at=time.time()) as world:
-        ceremony = Ceremony(world, evil)
-        world.client.get(ceremony.page)
-        threads = [threading.Thread(target=ceremony.back) for _ in range(WAITING_THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert 1 <= len(evil.codes) <= CODES
-
-
-def test_a_moment_of_silence_ends_nothing(world: IdentityWorld, evil: HostileProvider) -> None:
-    ceremony = Ceremony(world, evil)
-    evil.bodies["token"] = 503, JSON, b""
-    assert page_reason(ceremony.back()) == "provider_unreachable"
-    del evil.bodies["token"]
-    assert ceremony.back().status_code == 303
-
-
 @contextmanager
 def stuck(world: IdentityWorld, evil: HostileProvider, count: int) -> Iterator[list[httpx.Response]]:
     """So many ceremonies whose codes the provider keeps; afterwards their answers."""
+    with stuck_ones(world, evil, [Ceremony(world, evil) for _ in range(count)]) as answers:
+        yield answers
+
+
+@contextmanager
+def stuck_ones(
+    world: IdentityWorld, evil: HostileProvider, ceremonies: list[Ceremony]
+) -> Iterator[list[httpx.Response]]:
+    """The same of these."""
     evil.held.clear()
     answers: list[httpx.Response] = []
-    ceremonies = [Ceremony(world, evil) for _ in range(count)]
     world.client.get(ceremonies[0].page)
     with ExitStack() as stack:
         senders = [
             stack.enter_context(AppClient(world.app, f"192.0.2.{number // WAITING_PER_SENDER}"))
-            for number in range(count)
+            for number in range(len(ceremonies))
         ]
 
         def back(ceremony: Ceremony, client: AppClient) -> None:
@@ -250,7 +229,7 @@ def stuck(world: IdentityWorld, evil: HostileProvider, count: int) -> Iterator[l
         threads = [threading.Thread(target=back, args=pair) for pair in zip(ceremonies, senders, strict=True)]
         for thread in threads:
             thread.start()
-        for _ in range(min(count, PLACES)):
+        for _ in range(min(len(ceremonies), PLACES)):
             assert evil.waiting.acquire(timeout=20)
         try:
             yield answers

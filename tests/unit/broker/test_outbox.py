@@ -10,26 +10,17 @@ from pathlib import Path
 import pytest
 
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.hashes import sha256
+from broker import outbox
 from broker.adapters import mail
 from broker.adapters.mail import SmtpMailer
 from broker.adapters.store.engine import database_url
-from broker.outbox import MAX_AGE_S, MAX_WAITING, PAUSE_S, Outbox
+from broker.outbox import MAX_AGE_S, PAUSE_S, Outbox
+from broker.turns import MAX_OF_NETWORK, MAX_WAITING
 from tests.fakes.mail_server import MailServer
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
 from tests.unit.broker.test_email import ADDRESS, begin
 from tests.unit.broker.visitor import reason
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MailServer]:
-    with MailServer(tmp_path, "starttls") as made:
-        yield made
-
-
-@pytest.fixture
-def world(server: MailServer, tmp_path: Path) -> Iterator[IdentityWorld]:
-    with identity_world(database_url(None, tmp_path), mail=mail_settings(server)) as made:
-        yield made
 
 
 class Slow:
@@ -69,15 +60,15 @@ def now() -> Now:
 
 @pytest.fixture
 def box(slow: Slow, now: Now) -> Iterator[Outbox]:
-    made = Outbox(slow, monotonic=now)
+    made = Outbox(slow, connections=1, monotonic=now)
     yield made
     slow.go.release(MAX_WAITING + 2)
     made.close()
 
 
-def take(box: Outbox, to: str = ADDRESS) -> Reason | None:
+def take(box: Outbox, to: str = ADDRESS, client: str = "192.0.2.1") -> Reason | None:
     try:
-        box.send(to=to, subject="s", text="t")
+        box.send(to=to, subject="s", text="t", client=client)
     except KeyServiceError as error:
         return error.reason
     return None
@@ -130,15 +121,65 @@ def test_what_depends_on_an_address_is_told_to_nobody(slow: Slow, box: Outbox) -
     assert take(box) is None
 
 
-def test_a_full_outbox_refuses_everybody(slow: Slow, box: Outbox) -> None:
+def test_a_network_that_floods_is_refused_and_no_other(slow: Slow, box: Outbox) -> None:
     assert take(box) is None
     assert slow.began.acquire(timeout=20)  # that one is no longer waiting
-    assert [take(box) for _ in range(MAX_WAITING)] == [None] * MAX_WAITING
+    assert [take(box) for _ in range(MAX_OF_NETWORK)] == [None] * MAX_OF_NETWORK
     assert take(box) is Reason.OVERLOADED
+    assert take(box, "grace@people.test", "192.0.2.2") is None
+    slow.go.release(MAX_OF_NETWORK + 2)
+    box.settle()
+    assert slow.sent.index("grace@people.test") == 2  # it waited for one mail of the flood
+    assert len(slow.sent) == MAX_OF_NETWORK + 2
+    assert take(box) is None
+
+
+def test_a_full_outbox_refuses_everybody(slow: Slow, box: Outbox) -> None:
+    assert take(box) is None
+    assert slow.began.acquire(timeout=20)
+    taken = [take(box, client=f"198.51.100.{number}") for number in range(MAX_WAITING)]
+    assert taken == [None] * MAX_WAITING
+    assert take(box, client="203.0.113.1") is Reason.OVERLOADED
     slow.go.release(MAX_WAITING + 1)
     box.settle()
     assert len(slow.sent) == MAX_WAITING + 1
     assert take(box) is None
+
+
+def flood(world: IdentityWorld, address: str, mails: int = 1) -> None:
+    """Somebody there has mails sent to a domain that answers nothing."""
+    with world.visit_from(address) as visit:
+        for number in range(mails):
+            assert begin(visit, f"{sha256(address.encode()).hex()[:8]}-{number}@slow.test").status_code == 200
+
+
+def arrives_meanwhile(world: IdentityWorld, server: MailServer, stalled: int) -> None:
+    """Ada's mail, while that domain still keeps so many exchanges waiting."""
+    for _ in range(stalled):
+        assert server.mailbox.asked.acquire(timeout=20)
+    with world.visit_from("203.0.113.9") as visit:
+        assert begin(visit).status_code == 200
+    server.mailbox.link()
+    assert server.mailbox.recipients == [ADDRESS]
+
+
+@pytest.fixture
+def stalling(server: MailServer) -> Iterator[MailServer]:
+    server.mailbox.slow.add("slow.test")
+    server.mailbox.held.clear()
+    yield server
+    server.mailbox.held.set()
+
+
+def test_whoever_floods_a_slow_domain_keeps_nobody_elses_mail(world: IdentityWorld, stalling: MailServer) -> None:
+    flood(world, "198.51.100.1", mails=MAX_OF_NETWORK)
+    arrives_meanwhile(world, stalling, 1)
+
+
+def test_all_networks_of_one_site_keep_nobody_elses_mail(world: IdentityWorld, stalling: MailServer) -> None:
+    for number in range(6):
+        flood(world, f"2001:db8:1:{number}::1")
+    arrives_meanwhile(world, stalling, 2)
 
 
 def test_a_mail_that_waited_too_long_is_not_sent(slow: Slow, now: Now, box: Outbox) -> None:
@@ -150,9 +191,9 @@ def test_a_mail_that_waited_too_long_is_not_sent(slow: Slow, now: Now, box: Outb
     assert slow.sent == ["a0@b.test"]
 
 
-def test_closing_gives_up_what_waits_and_ends_the_thread(slow: Slow) -> None:
+def test_closing_gives_up_what_waits_and_ends_the_threads(slow: Slow) -> None:
     before = threading.active_count()
-    box = Outbox(slow)
+    box = Outbox(slow, connections=2)
     assert [take(box) for _ in range(3)] == [None] * 3
     assert slow.began.acquire(timeout=20)
     closing = threading.Thread(target=box.close)
@@ -164,6 +205,19 @@ def test_closing_gives_up_what_waits_and_ends_the_thread(slow: Slow) -> None:
     assert slow.sent == [ADDRESS]
     assert take(box) is Reason.OVERLOADED
     assert threading.active_count() == before
+
+
+def test_closing_waits_for_no_server_that_stalls(
+    world: IdentityWorld, stalling: MailServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outbox, "STOP_S", 0.1)
+    flood(world, "198.51.100.1", mails=3)
+    assert stalling.mailbox.asked.acquire(timeout=20)
+    assert world.outbox is not None
+    world.outbox.close()
+    assert not stalling.mailbox.held.is_set()
+    (told,) = [record for record in caplog.records if record.getMessage() == "mails_given_up"]
+    assert told.__dict__["agentkeys_fields"] == {"count": 3}
 
 
 def test_no_line_of_the_log_names_an_address(slow: Slow, box: Outbox, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,6 +250,14 @@ def test_the_mailer_itself_takes_no_address_with_two_readings(server: MailServer
     for to in ("n<victim@people.test>", "a@[", "a@b.test,c@d.test"):
         assert sends(mailer, to) is Reason.INVALID_BODY
     assert server.mailbox.recipients == []
+
+
+@pytest.mark.parametrize("to", ["n<victim@people.test>", "a@b.test, c@d.test", "group: a@b.test;", "a(b)@c.test"])
+def test_a_message_is_for_one_reader_alone(server: MailServer, to: str) -> None:
+    """Whatever the grammar of addresses takes, the header that is sent is read once more."""
+    with pytest.raises(KeyServiceError) as caught:
+        SmtpMailer(mail_settings(server))._message(to, "s", "t")
+    assert caught.value.reason is Reason.INVALID_BODY
 
 
 def drip(listener: socket.socket, words: Callable[[], bytes], over: threading.Event) -> None:

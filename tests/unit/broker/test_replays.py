@@ -1,40 +1,17 @@
 """What was sent once is worth nothing twice, and what moves one kind of ceremony on moves no other."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
-from sqlalchemy import URL
 
 from agentkeys_core.encoding import b64u_encode
 from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.mail_server import MailServer
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
+from tests.unit.broker.identity_world import NONCE, IdentityWorld
 from tests.unit.broker.test_email import FORM, page_reason, path_of, status
 from tests.unit.broker.test_passkey import REGISTER, Person, bind, enrol, made, soft
 from tests.unit.broker.visitor import reason
-
-NONCE = b64u_encode(bytes(range(32)))
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MailServer]:
-    with MailServer(tmp_path, "starttls") as found:
-        yield found
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[HostileProvider]:
-    with HostileProvider(folder=tmp_path / "provider", nonce=NONCE) as found:
-        yield found
-
-
-@pytest.fixture
-def world(database: URL, server: MailServer, provider: HostileProvider) -> Iterator[IdentityWorld]:
-    with identity_world(database, mail=mail_settings(server), provider=provider.settings, at=time.time()) as found:
-        yield found
 
 
 def beginnings(provider: HostileProvider) -> Mapping[str, Mapping[str, object]]:
@@ -77,7 +54,7 @@ def test_a_secret_of_one_kind_opens_no_page_of_another(
             answer = world.client.get(f"/identity/{page}/{secret}")
             assert (answer.status_code == 200) == (kind == page)
             if page not in {kind, "oidc"}:
-                content = "answer={}" if page == "passkey" else "device=0000"
+                content = "answer={}" if page == "passkey" else "code=000000"
                 posted = world.client.post(f"/identity/{page}/{secret}", content=content, headers=FORM)
                 assert page_reason(posted) == "ceremony_ended"
     assert {status(visit, one).json()["state"] for one in ids.values()} == {"pending"}

@@ -1,11 +1,13 @@
 """K1 on disk, the counters, the configuration and the command line."""
 
 import hashlib
+import itertools
 import json
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from broker.keyfile import (
     NEXT_JWK_NAME,
     NEXT_KEY_NAME,
     PREVIOUS_KEY_NAME,
+    _read_key,
     create_key,
     forget_key,
     load_keys,
@@ -211,13 +214,91 @@ def test_a_second_replacement_waits_until_the_first_is_forgotten(tmp_path: Path)
     assert before[0] == kept
 
 
-def test_a_replacement_cut_short_can_be_done_again(tmp_path: Path) -> None:
-    old = create_key(tmp_path).kid
+class Killed(BaseException):
+    """Ends a command where it is: nothing that handles errors runs."""
+
+
+#: What changes files; pathlib calls the same.
+CHANGES = ("open", "link", "replace", "unlink", "fsync", "fchmod")
+
+
+def cut_short(monkeypatch: pytest.MonkeyPatch, step: int, run: Callable[[], object]) -> bool:
+    """Run, and end before the step of that number; whether there was one."""
+    left = step
+
+    def dying(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **given: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return real(*args, **given)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in CHANGES:
+            patched.setattr(os, name, dying(getattr(os, name)))
+        try:
+            run()
+        except Killed:
+            return True
+    return False
+
+
+def test_a_promotion_cut_short_anywhere_goes_on_when_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        old, new = create_key(folder).kid, prepare_key(folder).kid
+        if not cut_short(monkeypatch, step, lambda folder=folder: promote_key(folder)):  # type: ignore[misc]
+            break
+        assert kids(folder)[1] == {old, new}  # the broker starts, and knows both
+        if PREVIOUS_KEY_NAME in os.listdir(folder) and kid_of(folder / JWK_NAME) == new:
+            continue  # nothing was left to do but to tell so
+        assert promote_key(folder).kid == new
+        assert kids(folder) == (new, {new, old})
+        assert sorted(os.listdir(folder)) == sorted([KEY_NAME, PREVIOUS_KEY_NAME, JWK_NAME])
+        assert (kid_of(folder / JWK_NAME), mode(folder / KEY_NAME)) == (new, 0o600)
+        prepare_key(folder)
+    assert step > 10
+
+
+def test_a_key_whose_making_is_cut_short_anywhere_is_made_when_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for make, key, jwk in ((create_key, KEY_NAME, JWK_NAME), (prepare_key, NEXT_KEY_NAME, NEXT_JWK_NAME)):
+        for step in itertools.count():
+            folder = tmp_path / f"{key}-{step}"
+            if make is prepare_key:
+                create_key(folder)
+            if not cut_short(monkeypatch, step, lambda make=make, folder=folder: make(folder)):  # type: ignore[misc]
+                break
+            if not (folder / jwk).exists():
+                assert make(folder).kid == kid_of(folder / jwk)
+            assert ES256PublicKey.of(_read_key(folder / key).public_key()).kid == kid_of(folder / jwk)
+            assert mode(folder / key) == 0o600
+        assert step > 10
+
+
+def test_a_prepared_key_without_its_public_half_is_promoted_with_it(tmp_path: Path) -> None:
+    """As one of several brokers is given it, or where the host moved the file to pin it elsewhere."""
+    create_key(tmp_path)
     new = prepare_key(tmp_path).kid
-    (tmp_path / PREVIOUS_KEY_NAME).hardlink_to(tmp_path / KEY_NAME)  # how far the first attempt came
-    assert kids(tmp_path) == (old, {old, new})
+    (tmp_path / NEXT_JWK_NAME).unlink()
     assert promote_key(tmp_path).kid == new
-    assert kids(tmp_path) == (new, {new, old})
+    assert kid_of(tmp_path / JWK_NAME) == new
+
+
+def test_a_missing_public_half_is_no_promotion_cut_short(tmp_path: Path) -> None:
+    create_key(tmp_path)
+    (tmp_path / JWK_NAME).unlink()
+    with pytest.raises(ConfigError, match=NEXT_KEY_NAME):
+        promote_key(tmp_path)
+
+
+def kid_of(path: Path) -> str:
+    found: str = json.loads(path.read_text())["kid"]
+    return found
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,12 +14,13 @@ from sqlalchemy import URL, Engine, text
 
 from agentkeys_core.errors import KeyServiceError, Reason
 from agentkeys_runtime.config import ConfigError
+from broker.adapters.store.ceremony_table import SqlCeremonies
 from broker.adapters.store.counters import SqlCounters, SqlRedemptions
 from broker.adapters.store.engine import database_url, forgetful, open_engine, transaction
 from broker.adapters.store.session_table import SqlSessions
 from broker.adapters.store.tables import metadata
 from broker.adapters.store.use_table import SqlDeviceUses
-from broker.ports import DeviceUse, Session, SignInMethod
+from broker.ports import Ceremony, CeremonyKind, CeremonyState, DeviceUse, Session, SignInMethod
 from tests.fakes.postgres import Postgres
 
 
@@ -245,3 +246,23 @@ def test_a_file_of_the_time_before_migrations_is_taken_over(tmp_path: Path) -> N
     engine = open_engine(database_url(None, tmp_path))
     assert SqlCounters(engine).count(b"a", until=60, limit=1, now=1)
     engine.dispose()
+
+
+def test_a_ceremony_moves_on_from_the_state_that_was_read(engine: Engine) -> None:
+    ceremonies = SqlCeremonies(engine)
+    known = Ceremony(
+        id=bytes(16),
+        kind=CeremonyKind.EMAIL,
+        state=CeremonyState.PENDING,
+        device=bytes(32),
+        secret=bytes(32),
+        created_at=1,
+        expires_at=2,
+        detail=b"{}",
+    )
+    ceremonies.add(known)
+    for other in (CeremonyState.CLAIMED, CeremonyState.AUTHENTICATED, CeremonyState.CONFIRMED):
+        assert not ceremonies.move(replace(known, state=other), replace(known, expires_at=3))
+    assert ceremonies.find(known.id) == known
+    assert ceremonies.move(known, replace(known, state=CeremonyState.CONFIRMED))
+    assert not ceremonies.move(known, replace(known, expires_at=3))

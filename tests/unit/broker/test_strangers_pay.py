@@ -22,9 +22,9 @@ from tests.fakes.hostile_provider import HostileProvider
 from tests.fakes.mail_server import MailServer
 from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
 from tests.unit.broker.test_email import FORM, path_of, status
-from tests.unit.broker.test_oidc_hostile import NONCE, Ceremony
+from tests.unit.broker.test_oidc_hostile import Ceremony
 from tests.unit.broker.test_passkey import REGISTER, Person
-from tests.unit.broker.test_typed_device import Asked, by_email, by_passkey, by_provider
+from tests.unit.broker.test_typed_code import Asked, by_email, by_passkey, by_provider
 
 BURST = 40
 #: People behind one address who all begin in the same minute, and end in it: slower ones have more.
@@ -35,18 +35,6 @@ _DEFAULT = AddressLimits()
 SHARE = (_DEFAULT.burst + MINUTE_S * _DEFAULT.per_second) / PEOPLE
 #: The rest of a first bind: its attestation and its Enrol, a challenge, and a few reads and addresses.
 REST = int(ATTEST_PRICE + CHANGE_PRICE + 7)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MailServer]:
-    with MailServer(tmp_path, "starttls") as found:
-        yield found
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[HostileProvider]:
-    with HostileProvider(folder=tmp_path / "provider", nonce=NONCE) as found:
-        yield found
 
 
 @contextmanager
@@ -107,7 +95,7 @@ def test_every_step_of_a_stranger_costs_something(
 
 def cross_site(asked: Asked) -> Callable[[], httpx.Response]:
     headers = {**FORM, "Sec-Fetch-Site": "cross-site"}
-    return lambda: asked.world.client.post(asked.path, content=urlencode({"device": "0000"}), headers=headers)
+    return lambda: asked.world.client.post(asked.path, content=urlencode({"code": "000000"}), headers=headers)
 
 
 @pytest.mark.parametrize("ceremony", [by_email, by_provider, by_passkey])
@@ -123,7 +111,7 @@ def test_an_office_enrols_at_once(
         for _ in range(MINUTE_S):
             assert asked.state().status_code == 200
         assert world.client.get(asked.path).status_code == 200
-        assert asked.type(asked.device).status_code == 200
+        assert asked.type(asked.code).status_code == 200
         assert asked.state().json()["state"] == "confirmed"
         for _ in range(REST):
             assert world.client.get("/v1/session/challenge").status_code == 200

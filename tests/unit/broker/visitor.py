@@ -96,6 +96,6 @@ def reason(answer: httpx.Response) -> str:
     return found
 
 
-def typed(begun: httpx.Response) -> str:
-    """The form of somebody whose own terminal shows the device of this ceremony."""
-    return urlencode({"device": begun.json()["device"][:4]})
+def typed(begun: httpx.Response, **more: str) -> str:
+    """The form of somebody whose own terminal shows the code of this ceremony, if its page asks for one."""
+    return urlencode({**more, **{name: value for name, value in begun.json().items() if name == "code"}})

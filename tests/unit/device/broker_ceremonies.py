@@ -48,7 +48,7 @@ class Letters:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
 
-    def send(self, *, to: str, subject: str, text: str) -> None:
+    def send(self, *, to: str, subject: str, text: str, client: str) -> None:
         self.sent.append((to, text))
 
     def link(self) -> str:
@@ -123,14 +123,14 @@ class Ceremonies:
         assert page.startswith(self.origin + "/identity/")
         return page.removeprefix(self.origin)
 
-    def click_link(self, device: str) -> None:
-        """Open the newest mail's link, type how the device begins, and agree."""
+    def click_link(self, code: str) -> None:
+        """Open the newest mail's link, type the code, and agree."""
         path = self.path(self.letters.link())
         assert self.client.get(path).status_code == 200
-        assert self.client.post(path, content=typed(device), headers=FORM).status_code == 200
+        assert self.client.post(path, content=typed(code), headers=FORM).status_code == 200
 
-    def sign_in(self, page: str, device: str, *, agree: bool = True) -> None:
-        """Go to the provider, come back, type how the device begins, and agree."""
+    def sign_in(self, page: str, code: str, *, agree: bool = True) -> None:
+        """Go to the provider, come back, type the code, and agree."""
         shown = self.client.get(self.path(page))
         assert shown.status_code == 200, shown.text
         onward = html.unescape(_found(r'class="button" href="([^"]+)"', shown.text))
@@ -140,10 +140,10 @@ class Ceremonies:
         assert back.status_code == 303, back.text
         if not agree:
             return
-        done = self.client.post(back.headers["location"], content=typed(device), headers=FORM)
+        done = self.client.post(back.headers["location"], content=typed(code), headers=FORM)
         assert done.status_code == 200, done.text
 
-    def use(self, passkey: SoftPasskey, page: str, device: str) -> None:
+    def use(self, passkey: SoftPasskey, page: str, code: str) -> None:
         """Make the passkey, or use it, as the page asks."""
         shown = self.client.get(self.path(page))
         assert shown.status_code == 200, shown.text
@@ -151,15 +151,13 @@ class Ceremonies:
         challenge = b64u_decode(options["challenge"])
         passkey.count += 1
         answer = passkey.created(challenge) if "pubKeyCredParams" in options else passkey.asserted(challenge)
-        done = self.client.post(
-            self.path(page), content=f"{urlencode({'answer': answer})}&{typed(device)}", headers=FORM
-        )
+        done = self.client.post(self.path(page), content=typed(code, answer=answer), headers=FORM)
         assert done.status_code == 200, done.text
 
 
-def typed(device: str) -> str:
-    """The form's field, by somebody whose terminal shows `device`."""
-    return urlencode({"device": device[:4]})
+def typed(code: str, **more: str) -> str:
+    """The form, by somebody whose terminal shows `code`, if it shows one."""
+    return urlencode({**more, "code": code} if code else more)
 
 
 #: Called with the path and answer of each ceremony that begins: somebody who is quick.

@@ -1,9 +1,7 @@
 """A broker that lies or refuses while somebody proves who they are: told by name, and nothing of it is used."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,7 @@ from device.identities.email import bind_by_email
 from device.k11.port import K11Kind
 from tests.fakes.passkey import SoftPasskey
 from tests.unit.device.broker_ceremonies import RP_ID
-from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.deployment import problem
 from tests.unit.device.https import Reply
 from tests.unit.device.identity_kit import (
     ADDRESS,
@@ -36,24 +34,10 @@ from tests.unit.device.identity_kit import (
     Told,
     World,
     enrolled,
-    identity_world,
     opened,
     operator_of,
 )
 from tests.unit.device.terminal import Terminal
-
-
-@pytest.fixture
-def world(deployment: Deployment, tmp_path: Path) -> Iterator[World]:
-    with identity_world(deployment, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for what cannot come gives up at once."""
-    monkeypatch.setattr(ceremony, "WAIT_S", 0.0)
-
 
 # --- a broker that lies
 
@@ -105,6 +89,24 @@ def test_what_is_no_ceremony_of_this_device_is_not_trusted(world: World, person:
         world.lie("/v1/identity", **members)
         outcome = ada.init(*(word.replace("Ada", f"ada{number}") for word in words))  # an address gets so many mails
         assert (outcome.code, outcome.reason) == (6, "answer_not_trusted"), members
+
+
+@pytest.mark.parametrize("words", [BY_EMAIL, BY_OIDC, BY_PASSKEY], ids=["email", "oidc", "passkey"])
+@pytest.mark.parametrize("code", [None, "", "ABCDEF", "ABC-DEF ", "ABC-DE\x1b", 123456], ids=str)
+def test_what_is_no_code_is_shown_to_nobody(world: World, person: Named, words: tuple[str, ...], code: object) -> None:
+    """Where a page asks for one, a ceremony without it would lead nowhere."""
+
+    def lie(_: str, path: str, told: Told) -> None:
+        if "code" in told:
+            told |= {"code": code}
+            if code is None:
+                del told["code"]
+
+    world.deployment.identity.lie = lie
+    ada = person("ada")
+    outcome = ada.init(*words)
+    assert outcome.reason == "answer_not_trusted"
+    assert "Type this code" not in outcome.err
 
 
 def test_somebody_elses_ceremony_is_not_taken_for_ones_own(world: World, person: Named) -> None:

@@ -2,11 +2,10 @@
 
 import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from agentkeys_core.encoding import canonical_json
 from agentkeys_core.errors import Reason
 from agentkeys_core.ids import IdentityType, identity_omni, passkey_value
 from device.cli import run
@@ -17,7 +16,7 @@ from signer.adapters.issuer_keys import JwksFile
 from signer.evidence_check import EvidencePolicy, PinnedIssuer, verifier
 from tests.fakes.k11_port import k11_port
 from tests.unit.device.broker_ceremonies import OneProvider
-from tests.unit.device.deployment import Deployment, problem
+from tests.unit.device.deployment import problem
 from tests.unit.device.identity_kit import (
     ADDRESS,
     ATTEST,
@@ -34,24 +33,10 @@ from tests.unit.device.identity_kit import (
     World,
     device_row,
     enrolled,
-    identity_world,
     opened,
     operator_of,
     rows_lost,
 )
-
-
-@pytest.fixture
-def world(deployment: Deployment, tmp_path: Path) -> Iterator[World]:
-    with identity_world(deployment, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for what cannot come gives up at once."""
-    monkeypatch.setattr(ceremony, "WAIT_S", 0.0)
-
 
 # --- the three flows
 
@@ -292,11 +277,38 @@ def test_a_damaged_file_of_a_ceremony_is_told_by_name(world: World, person: Name
     ada = person("ada")
     assert ada.init(*BY_EMAIL).reason == "not_confirmed"
     kept = ada.home / "pending-ceremony.json"
-    for content in (b"", b"{}", kept.read_bytes().replace(b'"ver":1', b'"ver":2')):
+    for content in (b"", b"{}", kept.read_bytes().replace(b'"ver":2', b'"ver":3')):
         kept.write_bytes(content)
         outcome = ada.init(*BY_EMAIL)
         assert (outcome.code, outcome.reason) == (2, "bad_file")
         assert "pending-ceremony.json" in outcome.err
+
+
+def test_a_ceremony_of_a_version_before_codes_is_begun_anew(world: World, person: Named) -> None:
+    world.idle = True
+    ada = person("ada")
+    assert ada.init(*BY_EMAIL).reason == "not_confirmed"
+    kept = ada.home / "pending-ceremony.json"
+    members = json.loads(kept.read_bytes())
+    del members["code"]
+    kept.write_bytes(canonical_json({**members, "ver": 1}))
+    world.idle = False
+    enrolled(ada.init(*BY_EMAIL))
+    assert world.count(EMAIL) == 2
+
+
+def test_the_code_is_shown_again_by_a_run_that_goes_on(world: World, person: Named) -> None:
+    world.idle = True
+    ada = person("ada")
+    runs = [ada.init(*BY_EMAIL), ada.init(*BY_EMAIL)]
+    assert [one.reason for one in runs] == ["not_confirmed"] * 2
+    ((_, begun),) = world.begun
+    for one in runs:
+        assert begun["code"] in one.err
+        assert begun["code"] not in one.out
+    assert begun["code"] not in world.broker.letters.sent[0][1]
+    world.confirm()
+    enrolled(ada.init(*BY_EMAIL))
 
 
 # --- which provider
