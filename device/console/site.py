@@ -34,6 +34,7 @@ from device.show import Show
 
 _PACKAGE: Final = "device.console"
 _LIVE: Final = "/live"
+_ANSWER: Final = "/answer"
 _MAX_FIELDS: Final = 8
 _ANSWERS: Final = {"confirmed": CONFIRMED, "declined": DECLINED}
 
@@ -104,12 +105,17 @@ class Console:
             job.stop()
         self._line.close()
 
+    @property
+    def routes(self) -> Mapping[str, frozenset[str]]:
+        """Every path that there is, by method."""
+        return {
+            "GET": frozenset({*self._pages, *self._desk_pages, _LIVE}),
+            "POST": frozenset({*self._forms, *self._desk_forms, _ANSWER}),
+        }
+
     def knows(self, method: str, target: str) -> bool:
         """Whether there is a page or form at this path."""
-        if method == "GET":
-            path = urlsplit(target).path
-            return path in self._pages or path in self._desk_pages or path == _LIVE
-        return target in self._forms or target in self._desk_forms or target == "/answer"
+        return (urlsplit(target).path if method == "GET" else target) in self.routes[method]
 
     def get(self, target: str) -> Reply:
         """A page; one that tells why not, where something refused."""
@@ -130,7 +136,7 @@ class Console:
 
     def post(self, target: str, body: bytes) -> Reply:
         """Where to go next, or why not."""
-        if target == "/answer":
+        if target == _ANSWER:
             return self._answer(body)
         try:
             return _told(HTTPStatus.OK, go=self._taken(target, Form.parse(body)))

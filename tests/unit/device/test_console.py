@@ -34,9 +34,9 @@ from tests.unit.device.terminal import Terminal
 
 PAGES = (
     *("/page/devices", "/page/agents", "/page/masters", "/page/pair", "/page/audit", "/page/destroy", "/page/changes"),
-    *("/page/job", "/page/audit.json", "/live"),
+    *("/page/sessions", "/page/job", "/page/audit.json", "/live"),
 )
-FORMS = ("/do", "/claim", "/approve", "/hand-in", "/stop", "/answer")
+FORMS = ("/do", "/claim", "/approve", "/hand-in", "/stop", "/answer", "/sign-in", "/end-session")
 
 
 @pytest.fixture
@@ -62,6 +62,11 @@ def approve(visitor: Visitor, **changed: str) -> dict[str, object]:
 
 
 # --- whom it serves ---------------------------------------------------------------------------------------------------
+
+
+def test_every_route_is_asked_here(visitor: Visitor) -> None:
+    assert visitor.console.routes == {"GET": {*PAGES, "/page/file"}, "POST": set(FORMS)}
+    assert visitor.client.get(visitor.root + "/page/file").status_code == 403  # with the token 404: there is none yet
 
 
 @pytest.mark.parametrize("path", PAGES)
