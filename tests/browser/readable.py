@@ -51,6 +51,11 @@ UNNAMED = """
     if (!field.labels.length) amiss.push(`no label: ${field.outerHTML}`);
   }
   for (const element of document.querySelectorAll("button, a")) if (!named(element)) amiss.push(element.outerHTML);
+  const words = (text) => text.replace(/[….]/g, "").replace(/\\s+/g, " ").trim().toLowerCase();
+  for (const element of document.querySelectorAll("button[aria-label], a[aria-label]")) {
+    // WCAG 2.5.3: who speaks to the machine says what they see.
+    if (!words(named(element)).includes(words(element.textContent))) amiss.push(`not as it reads: ${element.outerHTML}`);
+  }
   const names = [...document.querySelectorAll("main button")].map(named);
   for (const name of new Set(names)) {
     if (names.filter((other) => other === name).length > 1) amiss.push(`several buttons are called ${name}`);
