@@ -18,6 +18,13 @@ CHANGES = ("broker", "/v1/registry/changes")
 USES = ("broker", "/v1/devices/uses")
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stalls is given up later than a busy machine needs for everything else, and sooner than a job's end is."""
+    for part in ("device.broker_session", "device.change_desk"):
+        monkeypatch.setattr(f"{part}.TIMEOUT_S", 20.0)
+
+
 @pytest.fixture
 def tab(visitor: Visitor, deployment: Deployment) -> Iterator[ThreadPoolExecutor]:
     """Another tab; whatever stalls is let go in the end."""
