@@ -164,7 +164,10 @@ class Steps:
             KeyServiceError: `OtherCodeError`; `ceremony_ended` after 5 tries.
         """
         with self.one_try(ceremony, "typed", limit=TYPED_TRIES) as tried:
-            if not is_code(typed, detail_of(ceremony)["code"]):
+            code = detail_of(ceremony).get("code")
+            if code is None:  # begun by a version that had none
+                raise _ended()
+            if not is_code(typed, code):
                 raise OtherCodeError
             yield tried
 
