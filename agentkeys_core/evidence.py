@@ -14,6 +14,9 @@ from agentkeys_core.shapes import text
 MAX_EVIDENCE_BYTES: Final = 32 * 1024
 #: So that its evidence, which has few members more, stays within that.
 MAX_ID_TOKEN_BYTES: Final = MAX_EVIDENCE_BYTES - 256
+#: One family each of what issuers sign ID tokens with, for broker and signer alike: what one believes the other does.
+#: Nothing symmetric: whoever knows a client secret, or the public key, must not be able to sign.
+ID_TOKEN_ALGORITHMS: Final = ("ES256", "RS256", "EdDSA")
 _BAD: Final = Reason.INVALID_EVIDENCE
 
 

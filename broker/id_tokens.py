@@ -7,14 +7,12 @@ import jwt
 
 from agentkeys_core.encoding import b64u_decode, strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
-from agentkeys_core.evidence import MAX_ID_TOKEN_BYTES
+from agentkeys_core.evidence import ID_TOKEN_ALGORITHMS, MAX_ID_TOKEN_BYTES
 from agentkeys_core.mailbox import MAX_EMAIL_BYTES
 from broker.ports import IdToken
 
 MAX_AGE_S: Final = 600
 SKEW_S: Final = 60
-#: Asymmetric ones only: whoever knows our client secret must not be able to sign.
-ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
 _REQUIRED: Final = ("aud", "exp", "iat", "iss", "sub")
 _SEGMENTS: Final = 3
 _MAX_SUBJECT: Final = 255  # OpenID Connect Core 2
@@ -49,7 +47,7 @@ def verified(token: str, key: jwt.PyJWK, *, issuer: str, client_id: str, nonce: 
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
-            algorithms=list(ALGORITHMS),
+            algorithms=list(ID_TOKEN_ALGORITHMS),
             options={  # what is left out here is compared below, and exactly
                 "require": list(_REQUIRED),
                 "verify_aud": False,

@@ -28,6 +28,7 @@ from device.visible import visible
 _GAP: Final = "  "
 #: Cells of a box's lines and of the blanks inside them.
 _FRAME: Final = 4
+_ANY_WIDTH: Final = 100_000
 #: Light modules around a QR code.
 _QUIET: Final = 2
 #: Two modules, one above the other, as one character: dark is ink.
@@ -225,7 +226,18 @@ class Show:
                 table.add_column(column, overflow="fold")
             for row in rows:
                 table.add_row(*(Text(visible(cell)) for cell in row))
-            self._out.print(table)
+            unbounded = self._out.options.update_width(_ANY_WIDTH)
+            if self._out.measure(table, options=unbounded).maximum <= self._out.width:
+                self._out.print(table)
+            else:  # hashes in pieces could not be compared or copied
+                self._list(columns, rows)
+
+    def _list(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print each row as lines of `column  cell`, which the terminal alone breaks."""
+        indent = max(map(cell_len, columns))
+        for row in rows:
+            lines = (f"{column:<{indent}}{_GAP}{visible(cell)}" for column, cell in zip(columns, row, strict=True))
+            sys.stdout.write("\n".join(lines) + "\n\n")
 
     def error(self, error: DeviceError | KeyServiceError) -> None:
         """Print a refusal on stderr: `reason: detail`, or `{"error":{"reason",…}}`."""

@@ -8,11 +8,10 @@ import jwt
 
 from agentkeys_core.encoding import strict_json
 from agentkeys_core.errors import KeyServiceError, Reason
+from agentkeys_core.evidence import ID_TOKEN_ALGORITHMS
 from agentkeys_runtime.config import ConfigError
 from agentkeys_runtime.files import Watched, read_limited
 
-#: One family each of what issuers sign with; nothing symmetric.
-ALGORITHMS: Final = ("ES256", "RS256", "EdDSA")
 MAX_JWKS_BYTES: Final = 256 * 1024
 _BAD: Final = Reason.INVALID_EVIDENCE
 _JWS: Final = jwt.PyJWS(options={"enforce_minimum_key_length": True})
@@ -39,7 +38,7 @@ class JwksFile:
             key = self._keys.get().get(kid) if isinstance(kid, str) else None
             if key is None:
                 raise KeyServiceError(_BAD, "the token's key is not among those of its issuer")
-            payload = _JWS.decode_complete(token, key=key, algorithms=ALGORITHMS)["payload"]
+            payload = _JWS.decode_complete(token, key=key, algorithms=ID_TOKEN_ALGORITHMS)["payload"]
         except jwt.PyJWTError as exc:
             raise KeyServiceError(_BAD, f"token: {type(exc).__name__}") from exc
         except (ValueError, TypeError) as exc:  # what hostile headers make the library raise besides its own
@@ -59,7 +58,7 @@ class JwksFile:
             raise ConfigError(f"{self._path}: no JWKS")
         found = {entry["kid"]: key for entry in entries if (key := _key(entry)) is not None}
         if not found:
-            raise ConfigError(f"{self._path}: no signing key of {', '.join(ALGORITHMS)} with a kid")
+            raise ConfigError(f"{self._path}: no signing key of {', '.join(ID_TOKEN_ALGORITHMS)} with a kid")
         return found
 
 
@@ -73,4 +72,4 @@ def _key(entry: Any) -> jwt.PyJWK | None:
         key = jwt.PyJWK(entry)
     except (jwt.PyJWTError, ValueError, TypeError):
         return None
-    return key if key.algorithm_name in ALGORITHMS else None
+    return key if key.algorithm_name in ID_TOKEN_ALGORITHMS else None

@@ -25,7 +25,8 @@ KID = "k"
 class HostileProvider:
     """`metadata` and `claims` change what it would say; `bodies` answers whole requests by the end of their path.
 
-    `drip` makes it send each token answer byte by byte and never end; while `held` is clear, they wait.
+    `forged` is the token in place of its own. `drip` makes it send each token answer byte by byte and never end; while
+    `held` is clear, they wait.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class HostileProvider:
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     asked: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
+    forged: str = ""
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
     def __post_init__(self) -> None:
@@ -71,10 +73,13 @@ class HostileProvider:
         return {"keys": [{**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key())), "kid": KID}]}
 
     def token(self) -> str:
+        return self.forged or self.signed()
+
+    def signed(self, key: Any = None, algorithm: str = "ES256", **header: str) -> str:
         now = int(time.time())
         usual = {"iss": self.issuer, "aud": CLIENT_ID, "sub": "s", "iat": now, "exp": now + 300, "nonce": self.nonce}
         said = {name: value for name, value in {**usual, **self.claims}.items() if value is not None}
-        return jwt.encode(said, self.key, algorithm="ES256", headers={"kid": KID})
+        return jwt.encode(said, key or self.key, algorithm=algorithm, headers={"kid": KID, **header})
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         if path in self.bodies:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 import httpx
 import jwt
 import trustme
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from broker.ceremonies.oidc import CALLBACK, way_back
 from demo.process import free_port
@@ -23,13 +23,18 @@ from tests.services import program
 
 CLIENT_ID = "agentkeys-broker"
 SECRET = "the client secret of the tests"
+#: Somebody else's, at the same provider.
+OTHER_CLIENT = "another-client"
 
 
-def signing_key(kid: str) -> dict[str, Any]:
-    """A private JWK for ES256."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    jwk: dict[str, Any] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private))
-    return {**jwk, "kid": kid, "alg": "ES256", "use": "sig"}
+def signing_key(kid: str, algorithm: str = "ES256") -> dict[str, Any]:
+    """A private JWK for ES256, or for RS256 as Google has."""
+    if algorithm == "RS256":
+        text = jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    else:
+        text = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()))
+    jwk: dict[str, Any] = json.loads(text)
+    return {**jwk, "kid": kid, "alg": algorithm, "use": "sig"}
 
 
 @dataclass
@@ -62,14 +67,15 @@ class OpenIdServer:
             "client_id": self.client_id,
             "client_secret": self.secret,
             "redirect_uris": [self.redirect_uri],
-            "id_token_signed_response_alg": "ES256",
+            "id_token_signed_response_alg": self.keys[0]["alg"],
         }
+        other = client | {"client_id": OTHER_CLIENT, "client_secret": OTHER_CLIENT}
         self.authority.cert_pem.write_to_path(str(self.ca))
         leaf = self.authority.issue_cert("localhost")
         config = {
             "issuer": self.issuer,
             "port": self.port,
-            "clients": [client],
+            "clients": [client, other],
             "jwks": {"keys": self.keys},
             "tls": {
                 "key": leaf.private_key_pem.bytes().decode(),

@@ -32,7 +32,9 @@ class Terminal:
         person.capture.readouterr()
         self._child, self._terminal = pty.fork()
         if not self._child:
-            os.execv(sys.executable, [sys.executable, "-m", module, "--home", str(person.home), *words])
+            command = [sys.executable, "-m", module, "--home", str(person.home), *words]
+            # What Python knows of the environment: a library may have put COLUMNS behind its back.
+            os.execve(sys.executable, command, dict(os.environ))
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._shown = b""
         self._deadline = time.monotonic() + LIMIT_S

@@ -46,3 +46,9 @@ def test_a_reason_that_is_not_known_is_read_by_its_status(status: int, reason: o
 def test_what_is_no_row_is_none() -> None:
     assert refused(403, {"row": "text"}).row is None
     assert refused(403, {"row": {"seq": 1}}).row == b'{"seq":1}'
+
+
+def test_a_row_that_is_no_json_of_ours_is_not_trusted() -> None:
+    with pytest.raises(DeviceError) as caught:
+        check_refusal(Answer(403, b'{"row":{"a":1.5}}'))
+    assert caught.value.reason is Trouble.ANSWER_NOT_TRUSTED

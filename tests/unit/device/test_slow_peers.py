@@ -125,6 +125,41 @@ def test_a_stream_begins_in_time(authority: Authority, tmp_path: Path) -> None:
     assert caught.value.reason is Trouble.UNREACHABLE
 
 
+def refuses_slowly(raw: socket.socket, context: ssl.SSLContext) -> None:
+    with context.wrap_socket(raw, server_side=True) as secured:
+        secured.recv(65536)
+        secured.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 20\r\n\r\n")
+        for _ in range(20):
+            time.sleep(STEP_S)
+            secured.sendall(b" ")
+
+
+def test_a_streams_refusal_ends_in_time(authority: Authority, tmp_path: Path) -> None:
+    with (
+        peer_that(refuses_slowly, authority, tmp_path) as channel,
+        pytest.raises(DeviceError) as caught,
+        channel.stream("/", silence_s=10, headers={}),
+    ):
+        pass
+    assert caught.value.reason is Trouble.UNREACHABLE
+
+
+def compressed(raw: socket.socket, context: ssl.SSLContext) -> None:
+    with context.wrap_socket(raw, server_side=True) as secured:
+        secured.recv(65536)
+        secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def test_a_compressed_stream_is_not_read(authority: Authority, tmp_path: Path) -> None:
+    with (
+        peer_that(compressed, authority, tmp_path) as channel,
+        pytest.raises(DeviceError) as caught,
+        channel.stream("/", silence_s=10, headers={}),
+    ):
+        pass
+    assert caught.value.reason is Trouble.ANSWER_NOT_TRUSTED
+
+
 def test_a_stream_goes_on_for_as_long_as_both_like(authority: Authority, tmp_path: Path) -> None:
     with (
         peer_that(trickles_its_body, authority, tmp_path) as channel,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentkeys_core.errors import KeyServiceError, Reason
 from device.console.render import page
 from device.errors import DeviceError, Trouble
 from device.intent import Intent
@@ -118,10 +119,43 @@ def test_a_refusal_says_what_was_said(text: str) -> None:
     assert err.getvalue() == (f"usage: {visible(text)}\n" if text else "usage\n")
 
 
+EVIL = "a\x1b[2J\u202eb"
+SAID = {
+    "note": lambda show: show.note(EVIL),
+    "warn": lambda show: show.warn(EVIL),
+    "hint": lambda show: show.hint(EVIL),
+    "mail": lambda show: show.mail(EVIL, EVIL, EVIL, again=False),
+    "page": lambda show: show.identity_page(EVIL, EVIL, EVIL, EVIL),
+    "table": lambda show: show.table({}, ("x",), [(EVIL,)]),
+    "error": lambda show: show.error(DeviceError(Trouble.USAGE, EVIL)),
+    "refusal": lambda show: show.error(KeyServiceError(Reason.POLICY_REFUSED, EVIL, metadata={"server_time": EVIL})),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize(("width", "drawn"), [("200", "1"), ("20", "1"), ("20", "")], ids=["wide", "narrow", "plain"])
+def test_nothing_that_is_said_gives_a_terminal_orders(name: str, width: str, drawn: str) -> None:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", drawn)
+        patch.setenv("COLUMNS", width)
+        SAID[name](Show())
+    shown = said.getvalue()
+    assert "\x1b[2J" not in shown
+    assert "\u202e" not in shown
+    assert "U+202E" in re.sub(r"\x1b\[[0-9;]*m|[\s│]", "", shown)
+
+
+def test_an_error_beside_json_gives_no_orders_either() -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        Show(as_json=True).error(DeviceError(Trouble.USAGE, EVIL))
+    assert json.loads(err.getvalue())["error"]["detail"] == "a⟨U+001B⟩[2J⟨U+202E⟩b"
+
+
 def test_the_pages_are_given_what_may_be_shown() -> None:
     task = Task(kind="get", title="a\n", lines=(("b\u202e", "c\u200b"),), digest="", options={}, accept=lambda _: None)
     told = json.loads(task.to_json())
     assert (told["title"], told["lines"]) == ("a⟨U+000A⟩", [["b⟨U+202E⟩", "c⟨U+200B⟩"]])
-    html = page("question.html", task=task, window=None, said="").body.decode()
+    html = page("question.html", id="1", task=task, window=None, said="").body.decode()
     for shown in ("a⟨U+000A⟩", "b⟨U+202E⟩", "c⟨U+200B⟩"):
         assert shown in html
