@@ -5,8 +5,8 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -16,6 +16,8 @@ from typing import Protocol, Self
 import pytest
 
 LIMIT_S = 60
+#: The first terminal that the leader of a session opens is the one that rules it: Ctrl-C and PINs go there.
+ON_ITS_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Somebody(Protocol):
@@ -30,12 +32,20 @@ class Terminal:
 
     def __init__(self, person: Somebody, *words: str, columns: int = 100, module: str = "device") -> None:
         person.capture.readouterr()
-        self._child, self._terminal = pty.fork()
-        if not self._child:
-            command = [sys.executable, "-m", module, "--home", str(person.home), *words]
-            # What Python knows of the environment: a library may have put COLUMNS behind its back.
-            os.execve(sys.executable, command, dict(os.environ))
+        command = [sys.executable, "-m", module, "--home", str(person.home), *words]
+        self._terminal, inside = pty.openpty()
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        # Not pty.fork: this process has threads. The environment is what Python knows of it: a library may have put
+        # COLUMNS behind its back.
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", ON_ITS_TERMINAL, *command],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            env=dict(os.environ),
+        )
+        os.close(inside)
         self._shown = b""
         self._deadline = time.monotonic() + LIMIT_S
         self._ended = False
@@ -76,8 +86,7 @@ class Terminal:
 
     def _wait(self) -> int:
         self._ended = True
-        _, status = os.waitpid(self._child, 0)
-        return os.waitstatus_to_exitcode(status)
+        return self._child.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +94,7 @@ class Terminal:
     def __exit__(self, *exc: object) -> None:
         os.close(self._terminal)
         if not self._ended:
-            os.kill(self._child, signal.SIGKILL)
+            self._child.kill()
             self._wait()
 
 
