@@ -1,35 +1,21 @@
 """What is tried against every web server: its host's name, headers, redirects, fixed sessions; and its headers graded."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from sqlalchemy import URL
 
 from agentkeys_runtime.web.app import create_app
 from agentkeys_runtime.web.endpoints import Call, Endpoint
+from broker.ceremonies.oidc import CALLBACK
 from tests.fakes.app_client import AppClient
 from tests.fakes.mail_server import MailServer
 from tests.fakes.services_kit import BROKER_ORIGIN, Services
-from tests.unit.broker.identity_world import IdentityWorld, identity_world, mail_settings
+from tests.unit.broker.identity_world import IdentityWorld
 from tests.unit.broker.test_email import FORM, begin, page_reason, path_of
 from tests.unit.broker.test_passkey import REGISTER, Person
 from tests.unit.broker.visitor import Visit, reason, typed
 
 EVIL = "evil.test"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MailServer]:
-    with MailServer(tmp_path, "starttls") as made:
-        yield made
-
-
-@pytest.fixture
-def world(server: MailServer, database: URL) -> Iterator[IdentityWorld]:
-    with identity_world(database, mail=mail_settings(server)) as made:
-        yield made
 
 
 def test_links_name_the_configured_host_whatever_the_request_says(world: IdentityWorld, server: MailServer) -> None:
@@ -59,7 +45,9 @@ def test_no_address_adds_a_header_to_a_mail(world: IdentityWorld, server: MailSe
 
 @pytest.mark.parametrize("text", ["%0d%0aSet-Cookie:%20a=b", "%0aX-Evil:1", "%E5%98%8A%E5%98%8DX-Evil:1"])
 def test_no_path_or_query_adds_a_header_to_an_answer(world: IdentityWorld, text: str) -> None:
-    for path in (f"/identity/email/{text}", f"/identity/passkey/{text}", f"/{text}", f"/v1/session/challenge?{text}"):
+    pages = ("email", "passkey", "oidc", "oidc/confirm", "oidc/callback")
+    queries = (f"/v1/session/challenge?{text}", f"{CALLBACK}{'0' * 32}?{text}", f"{CALLBACK}{'0' * 32}?state={text}")
+    for path in (*(f"/identity/{page}/{text}" for page in pages), f"/{text}", *queries):
         answer = world.client.get(path)
         assert not {"set-cookie", "x-evil"} & set(answer.headers)
         assert "X-Evil" not in str(answer.headers)
@@ -77,10 +65,13 @@ def test_no_path_is_mended_by_a_redirect(world: IdentityWorld) -> None:
 
 @pytest.mark.parametrize("where", [f"https://{EVIL}/", f"//{EVIL}/", f"/\\{EVIL}", "javascript:alert(1)"])
 def test_nothing_here_redirects(world: IdentityWorld, where: str) -> None:
+    """But the way back from a provider, to whoever has a code of a ceremony of ours: see test_oidc_way_back.py."""
     paths = world.client.get("/openapi.json").json()["paths"]
+    assert f"{CALLBACK}{{issuer}}" in paths
     asked = {"next": where, "redirect_uri": where, "return_to": where, "url": where, "state": where}
     for path in [*paths, f"/{where}", "//"]:
-        answer = world.client.get(path.replace("{secret}", "A" * 43).replace("{id}", "00" * 16), params=asked)
+        filled = path.replace("{secret}", "A" * 43).replace("{id}", "00" * 16).replace("{issuer}", "0" * 32)
+        answer = world.client.get(filled, params=asked)
         assert not 300 <= answer.status_code < 400
         assert "location" not in answer.headers
         assert f'href="{where}' not in answer.text
