@@ -261,11 +261,11 @@ def _in_columns(lines: Sequence[tuple[str, str]], width: int) -> Text:
     """Names and values side by side, cut into lines of `width` cells here: wrapping by words would swallow blanks."""
     named = [(visible(name), visible(value)) for name, value in lines]
     indent = min(max(cell_len(name) for name, _ in named), width // 3)
-    room = width - indent - len(_GAP)
+    room = width - indent - 1  # so that a hash has its 64 cells beside the usual names, on 80 columns
     text = Text(no_wrap=True, overflow="fold")
     for name, value in named:
         for left, right in zip_longest(chop_cells(name, indent), chop_cells(value, room), fillvalue=""):
-            text.append(set_cell_size(left, indent) + _GAP, style="dim").append(f"{right}\n")
+            text.append(set_cell_size(left, indent) + " ", style="dim").append(f"{right}\n")
     text.right_crop()  # the last line end
     return text
 

@@ -1,7 +1,6 @@
 """A first bind in one sitting: the person's wallet (Anvil behind EIP-6963) and K11 on this machine's own page."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from tests.fakes.anvil import Anvil, WalletError
 from tests.fakes.browser import picture, virtual_authenticator
 from tests.fakes.browser_wallet import REJECTED, BrowserWallet, Request
 from tests.unit.device.persons import Person
-from tests.unit.device.terminal import Terminal
+from tests.unit.device.terminal import Terminal, unbroken
 
 SIGN = "Sign with Test Wallet"
 ENROL = "Make this device the first master of a new tree"
@@ -119,7 +118,7 @@ def test_one_sitting_from_the_wallet_to_a_session(page: Page, wallet: BrowserWal
         expect(page.get_by_role("button", name=SIGN)).to_be_focused()
         expect(page.locator("dl")).to_contain_text(wallet.account(1))
         digest = page.locator("code").inner_text()
-        assert digest in re.sub(r"\s|│", "", terminal.until(digest[:16]))  # what the terminal shows as well
+        assert digest in unbroken(terminal.until(digest[:16]))  # what the terminal shows as well
         picture(page, "wallet-sign")
         press(page, SIGN)
         expect(heading(page)).to_have_text("Enrolled")

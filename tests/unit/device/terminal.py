@@ -27,6 +27,11 @@ class Somebody(Protocol):
     capture: pytest.CaptureFixture[str]
 
 
+def unbroken(shown: str) -> str:
+    """What was shown without colours, frames and blanks: a value that was cut into lines is whole again."""
+    return re.sub(r"\x1b\[[0-9;]*m|[\s│]", "", shown)
+
+
 class Terminal:
     """One run of `module`. It is ended with the test, whatever happens."""
 

@@ -89,7 +89,7 @@ def test_every_text_can_be_told_from_what_is_shown(text: str) -> None:
 @given(NARROW)
 def test_the_box_shows_every_character_in_its_place(text: str) -> None:
     rows = drawn(Intent(title="Sign", lines=(("to", text),), digest=bytes(32)))[1:]
-    value = "".join(row[8:] for row in rows[: -(-len(visible(text)) // (WIDTH - 12)) or 1])  # "digest" and a gap
+    value = "".join(row[7:] for row in rows[: -(-len(visible(text)) // (WIDTH - 11)) or 1])  # "digest" and a gap
     assert value.rstrip() == visible(text).rstrip()
 
 
