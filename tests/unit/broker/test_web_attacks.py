@@ -65,7 +65,7 @@ def test_no_path_is_mended_by_a_redirect(world: IdentityWorld) -> None:
 
 @pytest.mark.parametrize("where", [f"https://{EVIL}/", f"//{EVIL}/", f"/\\{EVIL}", "javascript:alert(1)"])
 def test_nothing_here_redirects(world: IdentityWorld, where: str) -> None:
-    """But the way back from a provider, to whoever has a code of a ceremony of ours: see test_oidc_way_back.py."""
+    """But the way back from a provider, to whoever has a code of a ceremony of ours: see test_oidc_tokens.py."""
     paths = world.client.get("/openapi.json").json()["paths"]
     assert f"{CALLBACK}{{issuer}}" in paths
     asked = {"next": where, "redirect_uri": where, "return_to": where, "url": where, "state": where}
