@@ -244,7 +244,7 @@ def test_the_console_has_k11_asked_on_a_page_of_its_own(
         open_page(page, "Devices")
         expect(page.get_by_text("a security key, or the authenticator")).to_be_visible()
         press(page, "End the freeze …")
-        expect(page.get_by_text("Digest, which your security key signs")).to_be_visible()
+        expect(page.get_by_text("Digest, which K11 approves")).to_be_visible()
         expect(page.get_by_role("link", name="Approve with K11 …")).to_be_focused()
         picture(page, "console-k11")
         assert visitor.answer("confirmed").status_code == 409
@@ -252,7 +252,7 @@ def test_the_console_has_k11_asked_on_a_page_of_its_own(
         expect(page.get_by_role("alert")).to_contain_text("declined")
         open_page(page, "Devices")
         press(page, "End the freeze …")
-        digest = page.get_by_text("Digest, which your security key signs").locator("code").inner_text()
+        digest = page.get_by_text("Digest, which K11 approves").locator("code").inner_text()
         with context.expect_page() as opened:
             page.keyboard.press("Enter")
         window = opened.value
